@@ -233,7 +233,7 @@ def main() -> None:
         models["scene"] = msgspec.structs.replace(models["scene"], answer_score=score)
         about = provenance(teacher, arguments.video, arguments.other)
         manifest = Manifest(FORMAT, "campus", "detection", LABELS, models, about, scene_priors=priors)
-        bundle = publish(building, manifest, arguments.out, None)
+        bundle = publish(building, manifest, arguments.out)
     print(json.dumps(compare(campus, bundle.directory, models), indent=1))
 
 

@@ -254,7 +254,6 @@ def measure(name: str, videos: dict[str, Path], full: Path, work: Path) -> dict[
             RecentFrames((DEVICE,), frames),
             work / "out",
             Progress(console=Console(quiet=True)),
-            None,
         )
     except (fine_tune.NoImprovement, RecentFramesError) as error:
         return result | {"published": False, "why": str(error), "seconds": round(time.process_time() - began, 1)}

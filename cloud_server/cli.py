@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -28,8 +28,12 @@ from cachenet.shared.bundle.manifest import Bundle, BundleError
 from cachenet.shared.command import config, exit, logs
 from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.extras import require_signing
 from cachenet.shared.command.options import Version, program, with_settings
 from cachenet.shared.transport.mqtt import Address, address, password
+
+if TYPE_CHECKING:
+    from cachenet.cloud_server.serving.signer import CatalogueSigner
 
 app = program("cloud-server", Settings)
 log = logging.getLogger(__name__)
@@ -58,7 +62,7 @@ def run(
 
     Example: cloud-server run --bundle cifar10 --broker mqtts://server@broker.example --ca ca.pem
 
-    Example: cloud-server run --bundle build/mine --fine-tune --key keys/bundle.key
+    Example: cloud-server run --bundle build/mine --fine-tune --key server.key
     """
     logs.to_stderr(logging.DEBUG if verbose else logging.INFO)
     with ExitStack() as stack:
@@ -67,7 +71,8 @@ def run(
             if not settings.bundle:
                 raise BundleError("nothing to serve: give --bundle (such as cifar10)")
             served = configured = Bundle(zoo.find(settings.bundle))
-            training = _training_config(settings, configured)
+            training = _training_config(settings)
+            signer = _signer(settings, configured)
             endpoint = config.endpoint(settings.metrics) if settings.metrics else None
             if training is not None:
                 served = latest_update(configured, training)
@@ -86,6 +91,7 @@ def run(
                 settings.device_share,
                 on_full_result=None if fine_tuner is None else fine_tuner.add,
                 own_broker=embedded is not None,
+                signer=signer,
             )
             if endpoint is not None:
                 _serve_metrics(server, embedded, endpoint, settings.metrics, stack)
@@ -162,20 +168,28 @@ def _serve_metrics(
         raise config.ConfigError(f"--metrics {shown}: {error.strerror or error}") from None
 
 
-def _training_config(settings: Settings, bundle: Bundle) -> TrainingConfig | None:
+def _training_config(settings: Settings) -> TrainingConfig | None:
     """The paths of fine-tuning; None without ``--fine-tune``. Raises ``ConfigError``."""
     if not settings.fine_tune:
         return None
-    key = Path(settings.key) if settings.key else None
-    if key is not None and not key.exists():
-        raise config.ConfigError(f"--key {key}: there is no such file")
     if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
         raise config.ConfigError(f"--fine-tune needs {missing[0]}; install it with: pip install 'cachenet[build]'")
-    if bundle.signature and key is None:
+    return TrainingConfig(Path(settings.work))
+
+
+def _signer(settings: Settings, bundle: Bundle) -> CatalogueSigner | None:
+    """What signs the catalogue; None without ``--key``. Raises ``UserError``."""
+    if settings.key:
+        require_signing()
+        from cachenet.cloud_server.serving.signer import CatalogueSigner
+
+        return CatalogueSigner(bundle, Path(settings.key))
+    if bundle.signed:
         log.warning(
-            "%s is signed and its updates will not be: devices with a trusted key will refuse them", bundle.directory
+            "%s is signed, and there is no --key to publish that with: devices with a trusted root refuse it",
+            bundle.directory,
         )
-    return TrainingConfig(key, Path(settings.work))
+    return None
 
 
 def _on_signals() -> SimpleQueue[int]:

@@ -54,7 +54,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
         return
     manifest = bundle.manifest
     count = len(manifest.labels)
-    signed = "signed" if bundle.signature else "not signed"
+    signed = "signed" if bundle.signed else "not signed"
     yield Finding("bundle", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}, {signed}")
     if settings.fine_tune:
         yield _disk(settings, manifest)

@@ -63,5 +63,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         Meta(description="Whether the server trains submodels on what devices send; needs torch."),
     ] = False
-    key: Annotated[str, Meta(description="File with the private key that signs an updated bundle.")] = ""
+    key: Annotated[
+        str, Meta(description="File with the server's key, for a bundle that 'model-builder sign' has signed.")
+    ] = ""
     work: Annotated[str, Meta(description="Directory that keeps updated bundles.")] = "updates"

@@ -30,7 +30,7 @@ from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.edge_agent.updates.probe import ProbeRequest, probe
 from cachenet.edge_agent.updates.store import Store
-from cachenet.edge_agent.updates.updater import Updater, untrusted_reason
+from cachenet.edge_agent.updates.updater import Updater
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.engine import peak_resident_bytes
@@ -39,7 +39,8 @@ from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 if TYPE_CHECKING:
-    from cachenet.shared.bundle.trust import Key
+    from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
+    from cachenet.shared.bundle.trust import TrustedRoot
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Agent:
         address: Address | None,
         store: Store | None,
         bundle: Bundle | None,
-        trusted: Key | None = None,
+        trusted: TrustedRoot | None = None,
     ) -> None:
         """
         Args:
@@ -62,10 +63,10 @@ class Agent:
             address: Address of the broker; None: no network.
             store: Directory of downloaded models; None with a ``bundle``.
             bundle: Bundle that replaces catalogue and store.
-            trusted: Public key. Bundles without its signature are refused.
+            trusted: Root of trust. Bundles that its keys have not signed are refused.
 
         Raises:
-            BundleError: ``bundle`` is not signed by the trusted key.
+            BundleError: The keys of the trusted root have not signed ``bundle``.
             OSError: A decision log cannot be opened.
         """
         self.settings = settings
@@ -96,20 +97,26 @@ class Agent:
             self._probe,
         )
         self.updater: Updater | None = None
+        self.signed: SignedCatalogue | None = None
         self.announcer: home_assistant.Announcer | None = None
         if self.link is not None and settings.home_assistant:
             self.announcer = home_assistant.Announcer(self.link.publish, settings.discovery_prefix, settings.device)
         #: Called when Home Assistant has started.
         self.on_home_assistant: list[Callable[[], None]] = []
         if bundle is not None:
-            if trusted is not None and not trusted.verify(bundle.data, bundle.signature):
-                raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
+            if trusted is not None:
+                trusted.verify_bundle(bundle)
             self.loader.use(bundle)
         elif store is not None:
-            self.updater = Updater(
-                store, self.loader, self._downloaders[1], self._probe, trusted, self._required_models, self._announce
+            root = trusted.digest if trusted is not None else ""
+            updater = self.updater = Updater(
+                store, self.loader, self._downloaders[1], self._probe, root, self._required_models, self._announce
             )
-            self.updater.restore(settings.catalogue)
+            updater.restore(settings.catalogue)
+            if trusted is not None:
+                from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
+
+                self.signed = SignedCatalogue(trusted, store, updater.announce, lambda: updater.name, self._announce)
 
         def make(own: Settings, source: Source) -> Camera:
             return Camera(
@@ -179,12 +186,16 @@ class Agent:
             self.updater.start()
         if self.outbox is not None:
             self.outbox.start()
+        if self.signed is not None:
+            self.signed.start()
         if self.link is not None:
             self.link.start()
 
     def close(self) -> None:
         """End what ``start`` began; ``run`` calls this."""
         self._ended.set()
+        if self.signed is not None:
+            self.signed.stop()
         if self.updater is not None:
             self.updater.stop()
         self.loader.stop()
@@ -205,7 +216,8 @@ class Agent:
         """Why frames cannot be answered; empty without a known error."""
         update = self.updater.error if self.updater is not None else ""
         link = self.link.error if self.link is not None else ""
-        return self.loader.error or update or link or self.server_version.error
+        signed = self.signed.error if self.signed is not None else ""
+        return self.loader.error or update or link or signed or self.server_version.error
 
     def _log_waiting(self) -> None:
         """Log what the cameras wait for, once per reason. The loader and the connection log the cause."""
@@ -213,7 +225,7 @@ class Agent:
         reason = "it is on its way" if offered else "no catalogue on this broker yet"
         if self.link is not None and not self.link.connected.is_set():
             reason = "there is no connection yet"
-        elif self.loader.error or self.server_version.error or (self.updater is not None and self.updater.error):
+        elif self.error:
             reason = "it cannot be had yet"
         if time.monotonic() - self._started > 2.0 and reason != self._waiting_logged:
             self._waiting_logged = reason
@@ -247,8 +259,7 @@ class Agent:
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 if self.outbox is not None:  # a server sends its catalogue when it connects
                     self.outbox.on_server()
-                if self.updater is not None and self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
-                    self.updater.announce(message.payload, protocol.signature(message.properties))
+                self._receive_catalogue(message)
                 return
             _, leaf = protocol.device_of(message.topic)
             if leaf == ("answer",):
@@ -261,6 +272,19 @@ class Agent:
                     downloader.receive(message, leaf[1])
         except (protocol.Malformed, BundleError) as error:
             log.warning("message on %s ignored: %s", message.topic, error)
+
+    def _receive_catalogue(self, message: Message) -> None:
+        """Pass a catalogue on. Raises ``Malformed``, ``BundleError``."""
+        name, signed = protocol.catalogue_of(message.topic)
+        if self.updater is None or self.settings.catalogue not in ("", name):
+            return
+        if self.signed is None:
+            if not signed:
+                self.updater.announce(message.payload)
+        elif signed:
+            self.signed.receive(name, message.payload)
+        else:
+            self.signed.receive_unsigned(name)
 
     def _connected(self) -> None:
         if self.outbox is not None:
@@ -346,7 +370,8 @@ class Agent:
         version = self.loader.version if self.loader.version in versions else next(iter(versions), "")
         resident = dict.fromkeys(name for camera in self.cameras for name in camera.active_bundle.submodels)
         update = self.updater.status if self.updater is not None else ""
-        return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update))
+        stale = self.signed.stale if self.signed is not None else ""
+        return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update, stale))
 
     def _required_models(self, manifest: Manifest) -> set[str]:
         """Models that a newer set needs before it replaces this one: its first model, and those of its models that
@@ -395,6 +420,7 @@ class Agent:
             "version": VERSION,
             "update": self.updater.status if self.updater is not None else "",
             "outbox": msgspec.to_builtins(self.outbox.counts()) if self.outbox is not None else None,
+            "metadata": self.signed.stale if self.signed is not None else "",
         }
         if not self.settings.camera:
             return self._summary_of(self.loops[0]) | device

@@ -10,12 +10,13 @@ from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command.extras import require_signing
 from cachenet.shared.inference.engine import providers
 from cachenet.shared.transport.mqtt import Address, address, password
 from cachenet.shared.transport.protocol import check_device
 
 if TYPE_CHECKING:
-    from cachenet.shared.bundle.trust import Key
+    from cachenet.shared.bundle.trust import TrustedRoot
 
 #: Message about an outbox that nothing would be sent from.
 NO_SERVER = "outbox is for a server: give --broker mqtt://host, level cloud, and no --mode offline"
@@ -27,7 +28,7 @@ class Parts(NamedTuple):
     address: Address | None
     store: Store | None
     bundle: Bundle | None
-    trusted: Key | None
+    trusted: TrustedRoot | None
 
 
 def prepare(settings: Settings) -> Parts:
@@ -58,12 +59,18 @@ def prepare(settings: Settings) -> Parts:
     broker: Address | None = None
     if settings.broker:
         broker = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
-    trusted = None
-    if settings.trusted_key:
-        from cachenet.shared.bundle.trust import Key
-
-        trusted = Key(Path(settings.trusted_key))
+    trusted = trusted_root(settings)
     store = Store(Path(settings.store)) if bundle is None else None
     if store is not None:
         store.lock()
     return Parts(broker, store, bundle, trusted)
+
+
+def trusted_root(settings: Settings) -> TrustedRoot | None:
+    """The root of trust of the settings; None without one. Raises ``UserError``."""
+    if not settings.trusted_root:
+        return None
+    require_signing()
+    from cachenet.shared.bundle.trust import TrustedRoot
+
+    return TrustedRoot(Path(settings.trusted_root))

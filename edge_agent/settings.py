@@ -92,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "replacement": "the least recently used submodel is evicted; {memory_budget} bounds them",
         "prefetch": "submodels are downloaded when the server recommends them",
         "layer_caches": "use {early_exits}",
+        "trusted_key": "sign the bundle again, and use {trusted_root} (docs/signing.md)",
         "flight": "use {decision_log}",
     }
     #: Settings without a flag.
@@ -125,8 +126,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     password_file: Annotated[str, Meta(description="File with the password for the broker.")] = ""
     ca: Annotated[str, Meta(description="File with the CA certificate that verifies the broker, for mqtts.")] = ""
-    trusted_key: Annotated[
-        str, Meta(description="File with a public key; models without its signature are refused.")
+    trusted_root: Annotated[
+        str, Meta(description="File with a root of trust; models that its keys have not signed are refused.")
     ] = ""
     levels: Annotated[
         tuple[LevelFlag, ...], Meta(description="Cascade levels that may answer, separated by commas.")

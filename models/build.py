@@ -22,7 +22,6 @@ from cachenet.models.certify.recertify import with_certified
 from cachenet.models.data.dataset import Dataset
 from cachenet.models.train import candidates, partitions
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import Session
 
@@ -30,15 +29,12 @@ from cachenet.shared.inference.engine import Session
 _DRAWN = 64
 
 
-def build(
-    config: BuildConfig, dataset: Dataset, work: Path, out: Path, progress: Progress, signer: Signer | None = None
-) -> Bundle:
+def build(config: BuildConfig, dataset: Dataset, work: Path, out: Path, progress: Progress) -> Bundle:
     """Build a bundle at ``out``, in place of any bundle there.
 
     Args:
         dataset: Frames with the full model's outputs.
         work: Directory of intermediate results.
-        signer: Signs the bundle; None for no signature.
 
     Raises:
         PlaceError: Something other than a bundle is at ``out``.
@@ -46,7 +42,7 @@ def build(
     """
     with under_construction(out) as building:
         manifest = _fill(config, dataset, results_directory(config.seed, dataset, work), building, progress)
-        return publish(building, manifest, out, signer, golden_frames.choose(dataset.tune.images))
+        return publish(building, manifest, out, golden_frames.choose(dataset.tune.images))
 
 
 def results_directory(seed: int, dataset: Dataset, work: Path) -> Path:

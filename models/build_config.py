@@ -49,6 +49,7 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         "every": "use {frame_step}",
         "least": "use {min_coverage}",
         "refining": "use {refine_epochs}",
+        "key": "sign the bundle afterwards, with 'model-builder sign'",
         "method": "labels are always partitioned by clusters of their embeddings",
     }
     FILE_ONLY: ClassVar[tuple[str, ...]] = (
@@ -101,9 +102,6 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     precision: Annotated[
         Precision, msgspec.Meta(description="Precision of local models: float16, int8, or auto, the better of both.")
     ] = "auto"
-    key: Annotated[
-        str, msgspec.Meta(description="File of the private key to sign with; 'model-builder keys' makes one.")
-    ] = ""
     quick: Annotated[
         bool, msgspec.Meta(description="Trial run: every stage takes a minute, and the bundle is not fit for use.")
     ] = False

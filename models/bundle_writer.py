@@ -11,8 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cachenet.models.certify.golden_frames import add_golden_frames
-from cachenet.shared.bundle.manifest import MANIFEST, SIGNATURE, Bundle, Manifest
-from cachenet.shared.bundle.trust import Signer
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
@@ -62,9 +61,7 @@ def link_files(bundle: Bundle, files: Iterable[str], directory: Path) -> None:
             shutil.copyfile(bundle.directory / file, path)
 
 
-def publish(
-    building: Path, manifest: Manifest, out: Path, signer: Signer | None, pictures: Sequence[Picture] = ()
-) -> Bundle:
+def publish(building: Path, manifest: Manifest, out: Path, pictures: Sequence[Picture] = ()) -> Bundle:
     """Complete the bundle in ``building`` and move it to ``out``, in place of any bundle there.
 
     Args:
@@ -76,8 +73,6 @@ def publish(
     manifest = add_golden_frames(building, manifest, pictures)
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     atomic_files.write(building / MANIFEST, data)
-    if signer is not None:
-        atomic_files.write(building / SIGNATURE, signer.sign(data))
     if out.exists():
         shutil.rmtree(out)
     building.rename(out)

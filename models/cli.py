@@ -29,6 +29,8 @@ for _command in (
     update.prove,
     signing.keys,
     signing.sign,
+    signing.revoke,
+    signing.rotate,
     inspect.show,
     inspect.report,
     inspect.inspect,

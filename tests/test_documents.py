@@ -153,12 +153,13 @@ def test_the_wheel_has_every_file_of_the_zoo(fresh_install: FreshInstall) -> Non
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_environment_has_no_package_that_its_extra_does_not_ask_for(extra: str, fresh_install: FreshInstall) -> None:
-    """The base install has no torch, ONNX or matplotlib."""
-    expected = {"": set(), "cloud": {"iotcore"}, "sim": {"iotcore", "onnx", "matplotlib", "simpy"}}
-    expected["build"] = {"onnx", "matplotlib", "torch"}
+    """The base install has no torch, ONNX or matplotlib, and nothing for signatures."""
+    signing = {"cryptography", "tuf"}
+    expected = {"": set(), "cloud": {"iotcore", *signing}, "sim": {"iotcore", "onnx", "matplotlib", "simpy", *signing}}
+    expected["build"] = {"onnx", "matplotlib", "torch", *signing}
     listed = run("pip list --format freeze", fresh_install.clone, fresh_install.variables(fresh_install.clone, extra))
     names = {line.partition("==")[0].lower() for line in listed.splitlines()}
-    assert names & {"iotcore", "onnx", "matplotlib", "simpy", "torch"} == expected[extra]
+    assert names & {"iotcore", "onnx", "matplotlib", "simpy", "torch", *signing} == expected[extra]
 
 
 def test_an_sbom_lists_every_package_of_an_environment_with_its_pin(

@@ -14,7 +14,7 @@ from cachenet.models.cli import app as builder
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
     pytest.param(server, ["provision", "cam", "--host", "b"], "deployment/ca.key", id="provision"),
-    pytest.param(builder, ["keys"], "keys/bundle.key", id="keys"),
+    pytest.param(builder, ["keys"], "keys/targets.key", id="keys"),
 ]
 
 

@@ -43,8 +43,6 @@ _LOGGED_CHARACTERS = 300
 class TrainingConfig:
     """Paths of fine-tuning."""
 
-    #: Private key that signs updates; None for unsigned updates.
-    key: Path | None
     #: Directory of the updated bundles.
     work: Path
 
@@ -126,8 +124,6 @@ class FineTuner:
         command = [sys.executable, "-m", "cachenet.models", "fine-tune", str(self._bundle.directory)]
         # One thread: two that wait for each other on a busy machine take many times as long.
         command += ["--recent", str(recent), "--out", str(self._out), "--threads", "1"]
-        if self._config.key is not None:
-            command += ["--key", str(self._config.key)]
         with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             _lower_priority(child.pid)

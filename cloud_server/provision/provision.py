@@ -24,9 +24,11 @@ from typing import Annotated
 
 import typer
 
-from cachenet.cloud_server.provision import authority, dynsec
+from cachenet.cloud_server.provision import dynsec
 from cachenet.shared.command import atomic_files, exit
-from cachenet.shared.transport.mqtt import MqttError, address
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.extras import require
+from cachenet.shared.transport.mqtt import address
 from cachenet.shared.transport.protocol import Malformed, check_device
 
 #: Directory of the credentials on their machine.
@@ -59,9 +61,9 @@ def provision(
     out: Annotated[Path, typer.Option(help="Directory of keys, certificates and the broker's users.")] = Path(
         "deployment"
     ),
-    trusted_key: Annotated[
+    trusted_root: Annotated[
         Path | None,
-        typer.Option(help="File of a public key for new devices; they accept only models with its signature."),
+        typer.Option(help="File of a root of trust for new devices; they accept only models that its keys signed."),
     ] = None,
     viewer: Annotated[
         list[str] | None,
@@ -80,6 +82,9 @@ def provision(
     Example: cloud-server provision --remove cam2
     """
     try:
+        require("cloud", "cryptography")
+        from cachenet.cloud_server.provision import authority  # 60 ms, which other commands save
+
         added = _users_to_add([*_users(devices, "device"), *_users(viewer, "viewer")], out)
         removed = _users_to_remove(remove, out)
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,9 +122,9 @@ def provision(
         # Last: credentials of a user exist only if the broker has the user.
         for user, password in passwords.items():
             if user != dynsec.ADMIN:
-                _write_credentials(_directory(user, out), user, password, hosts[0], ca.certificate, trusted_key)
+                _write_credentials(_directory(user, out), user, password, hosts[0], ca.certificate, trusted_root)
                 typer.echo(f"{user.name}: {_directory(user, out)}")
-    except (Malformed, MqttError, dynsec.AccessError, ValueError) as error:
+    except (Malformed, UserError, ValueError) as error:
         exit.refuse("cloud-server", str(error))
     except OSError as error:
         exit.refuse("cloud-server", f"{error.filename}: {error.strerror}")
@@ -218,14 +223,18 @@ def _ignore_in_git(out: Path) -> None:
 
 def _hosts(hosts: list[str] | None, certificate: Path) -> list[str]:
     if not hosts:
+        from cachenet.cloud_server.provision import authority
+
         hosts = authority.hosts_of(certificate) if certificate.exists() else [socket.getfqdn()]
     return list(dict.fromkeys((*hosts, *_FIXED_HOSTS)))
 
 
 def _write_credentials(
-    directory: Path, user: dynsec.User, password: str, host: str, ca: Path, trusted_key: Path | None
+    directory: Path, user: dynsec.User, password: str, host: str, ca: Path, trusted_root: Path | None
 ) -> None:
     """Write settings, CA and password of ``user``, atomically."""
+    from cachenet.cloud_server.provision import authority
+
     partial = directory.with_name(directory.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
@@ -237,9 +246,9 @@ def _write_credentials(
     }
     if user.kind == "device":
         settings["device"] = user.name
-        if trusted_key is not None:
-            settings["trusted_key"] = f"{TARGET}/bundle.pub"
-            shutil.copyfile(trusted_key, partial / "bundle.pub")
+        if trusted_root is not None:
+            settings["trusted_root"] = f"{TARGET}/root.json"
+            shutil.copyfile(trusted_root, partial / "root.json")
     if user.kind in _SETTINGS:
         text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
         (partial / _SETTINGS[user.kind]).write_text(text, "utf-8")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
 from cachenet.cloud_server.broker.retained import RetainedSweeper
@@ -18,12 +20,26 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
-from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, DetectionAnswer, Malformed, Rejection, Reply
+from cachenet.shared.transport.protocol import (
+    Answer,
+    BlobRequest,
+    Chunk,
+    DetectionAnswer,
+    Malformed,
+    Rejection,
+    Reply,
+    SignedCatalogue,
+)
+
+if TYPE_CHECKING:
+    from cachenet.cloud_server.serving.signer import CatalogueSigner
 
 log = logging.getLogger(__name__)
 
 #: Time that ``stop`` waits for a running batch, seconds. The connection stops within another second.
 _STOP_TIMEOUT_S = 0.7
+#: Time between two checks whether metadata is to be renewed, seconds.
+_RENEWAL_CHECK_S = 5.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,6 +60,7 @@ class Server:
         device_share: float,
         on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
         own_broker: bool = False,
+        signer: CatalogueSigner | None = None,
     ) -> None:
         """Create a server that is not yet started.
 
@@ -58,13 +75,14 @@ class Server:
                 model.
             own_broker: Whether the broker is the embedded one, which is supervised elsewhere. Otherwise the server
                 probes the broker by a round trip, and removes useless retained messages.
+            signer: Signs what the server publishes; None for an unsigned bundle.
 
         Raises:
             MqttError: The credentials cannot be used.
         """
         self.counters = Counters()
-        self._bundle, self._full = bundle, full
-        self._blobs = Blobs(bundle)
+        self._bundle, self._full, self._signer = bundle, full, signer
+        self._blobs = self._blobs_of(bundle)
         self._ids = RequestIds()
         self._worker = Worker(
             full,
@@ -83,6 +101,9 @@ class Server:
         topics = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS, *own)
         self._link = MqttConnection(broker, name, [(topic, 1) for topic in topics], self._receive, self._announce)
         self._prober = SupervisedThread("broker-round-trip", self._probe_broker)
+        self._renewer = SupervisedThread("signer", self._renew)
+        self._signing = threading.Lock()
+        self._signing_error = ""
 
     def start(self) -> None:
         """Serve as soon as the broker is reachable, and after each reconnection."""
@@ -91,16 +112,19 @@ class Server:
         if self._sweeper is not None:
             self._prober.start()
             self._sweeper.start()
+        if self._signer is not None:
+            self._renewer.start()
 
     def update(self, bundle: Bundle) -> None:
         """Serve another bundle with the same full model. Callable from any thread."""
-        self._blobs = Blobs(bundle)  # first: a device may request a new model as soon as the catalogue names it
+        self._blobs = self._blobs_of(bundle)  # first: devices request what the catalogue names
         self._bundle, self._worker.manifest = bundle, bundle.manifest
         self._announce()
 
     def stop(self) -> bool:
         """End within two seconds. False if a batch is still running: a run of the model cannot be interrupted."""
         self._prober.stopping.set()
+        self._renewer.stopping.set()
         ended = self._worker.stop(_STOP_TIMEOUT_S)
         if self._sweeper is not None:
             self._sweeper.stop()
@@ -121,7 +145,7 @@ class Server:
         """Why the server cannot answer; empty if it can."""
         if not self._worker.thread.alive:
             return "the full model's thread has ended; start the server again"
-        if fault := self._worker.thread.fault or self._prober.fault:
+        if fault := self._worker.thread.fault or self._prober.fault or self._renewer.fault:
             return f"a thread of the server fails ({fault}); see the server's log"
         return self._probe.error if self.connected else self._link.error
 
@@ -131,10 +155,34 @@ class Server:
             if error and not before:
                 log.error(error)
 
+    def _blobs_of(self, bundle: Bundle) -> Blobs:
+        """The files of a bundle; with signatures, also those of the builder's bundle, to which it is an extension."""
+        return Blobs(bundle) if self._signer is None else Blobs(self._signer.bundle, bundle)
+
+    def _renew(self) -> None:
+        if not self._renewer.stopping.wait(_RENEWAL_CHECK_S):
+            assert self._signer is not None
+            with self._signing:
+                due, error = self._signer.due(), self._signer.error
+            if error and error != self._signing_error:
+                log.error("renewed metadata is not used: %s", error)
+            self._signing_error = error
+            if due:
+                self._publish_signed()
+
+    def _publish_signed(self) -> None:
+        if self._signer is None:
+            return
+        with self._signing:  # in order of the versions
+            message = protocol.encode(SignedCatalogue(self._signer.sign(self._bundle)))
+            topic = protocol.signed_catalogue(self._bundle.manifest.name)
+            self._link.publish(topic, message, qos=1, retain=True)
+
     def _announce(self) -> None:
         self._probe.connected()
-        name, signature = self._bundle.manifest.name, protocol.signed(self._bundle.signature)
-        self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True, properties=signature)
+        self._publish_signed()
+        name = self._bundle.manifest.name
+        self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True)
         # QoS 0: a broker may deny the topics of version 1, which is no fault.
         self._link.publish(protocol.catalogue(name, version_1.ROOT), version_1.CATALOGUE, retain=True)
 

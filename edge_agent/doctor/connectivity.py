@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cachenet.edge_agent.frame_inputs import FrameInputs
+from cachenet.edge_agent.preparation import trusted_root
 from cachenet.edge_agent.remote import CloudClient
 from cachenet.edge_agent.server_version import ServerVersion
 from cachenet.edge_agent.settings import Settings
@@ -19,6 +20,7 @@ from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.types import Miss, Prediction
 from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Message, MqttConnection, MqttError, address, password
@@ -75,20 +77,31 @@ def _catalogue(
     end = time.monotonic() + _CATALOGUE_TIMEOUT_S
     old_server = False
     others: set[str] = set()
+    unsigned: set[str] = set()
+    try:
+        root = trusted_root(settings)
+    except UserError as error:
+        yield Finding("catalogue", "problem", str(error))
+        return None
     with suppress(queue.Empty):
         while (left := end - time.monotonic()) > 0:
             message = messages.get(timeout=left)
             old_server |= version_1.is_server(message.topic, message.payload)
-            name = message.topic.rsplit("/", 1)[-1]
             if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 continue
+            name, signed = protocol.catalogue_of(message.topic)
             if wanted not in ("", name):
                 others.add(name)
                 continue
+            if signed != (root is not None):
+                unsigned |= set() if signed else {name}
+                continue
             try:
-                manifest = parse(message.payload)
-                if not is_signed(settings, message.payload, protocol.signature(message.properties)):
-                    raise BundleError("--trusted-key has not signed it; sign what cloud-server serves")
+                data = message.payload
+                if root is not None:
+                    files = protocol.decode(data, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
+                    data = root.verify(name, files, time.time()).manifest
+                manifest = parse(data)
             except (BundleError, ValueError) as error:
                 yield Finding("catalogue", "problem", f"{name}: {error}")
                 return None
@@ -98,21 +111,16 @@ def _catalogue(
     if old_server:
         yield Finding("catalogue", "problem", version_1.OLD_SERVER)
         return None
+    if root is not None and unsigned:
+        name = sorted(unsigned)[0]
+        yield Finding("catalogue", "problem", f"{name}: not signed, and --trusted-root is set; sign what is served")
+        return None
     missing = f"the catalogue has no {wanted}" if wanted else "the catalogue is empty"
     advice = "start cloud-server on this broker"
     if others:
         advice = f"it offers {', '.join(sorted(others))}, which --set catalogue=NAME chooses"
     yield Finding("catalogue", "warning", f"{missing}; {advice}")
     return None
-
-
-def is_signed(settings: Settings, data: bytes, signature: bytes) -> bool:
-    """Whether a manifest is signed by the trusted key, if there is one. Raises ``SigningError``."""
-    if not settings.trusted_key:
-        return True
-    from cachenet.shared.bundle.trust import Key
-
-    return Key(Path(settings.trusted_key)).verify(data, signature)
 
 
 def _server(link: MqttConnection, device: str, manifest: Manifest, messages: queue.SimpleQueue[Message]) -> Finding:

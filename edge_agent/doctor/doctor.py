@@ -9,17 +9,18 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
+from cachenet.edge_agent.doctor.connectivity import check_connectivity
 from cachenet.edge_agent.pipeline import pipeline_for
-from cachenet.edge_agent.preparation import NO_SERVER
+from cachenet.edge_agent.preparation import NO_SERVER, trusted_root
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest, parse
+from cachenet.shared.bundle.manifest import Bundle, Manifest, parse
 from cachenet.shared.cascade.detect.types import LocalDetector
 from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture
@@ -86,12 +87,12 @@ def _local_models(settings: Settings) -> Generator[Finding, None, tuple[Manifest
     try:
         if settings.bundle:
             bundle = Bundle(zoo.find(settings.bundle))
-            if not is_signed(settings, bundle.data, bundle.signature):
-                raise BundleError(f"{settings.bundle}: --trusted-key has not signed it")
+            if (root := trusted_root(settings)) is not None:
+                root.verify_bundle(bundle)
             paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}
             return bundle.manifest, paths.get, None
         store = Store(Path(settings.store))
-    except (BundleError, StoreError, ValueError) as error:
+    except (UserError, ValueError) as error:
         yield Finding("bundle" if settings.bundle else "disk", "problem", str(error))
         return None, lambda _: None, None
     manifest = parse(data) if (data := store.current(settings.catalogue)) is not None else None

@@ -65,7 +65,8 @@ class Health:
 
     Faults are: a camera without a model; a lost camera; no answered frame for 8 s or three periods, whichever is
     longer; only fallbacks among the last 10 to 100 answers; no connection to the broker; a server of another version of
-    the protocol. The period is ``1 / --fps``, or else the median of the last nine gaps.
+    the protocol; no fresh metadata of a signed bundle. The period is ``1 / --fps``, or else the median of the last nine
+    gaps.
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
@@ -102,6 +103,8 @@ class Health:
         link = self._agent.link.error if self._agent.link is not None else ""
         if (error := link or self._agent.server_version.error) and error not in " ".join(faults):
             faults.append(error)
+        if self._agent.signed is not None and self._agent.signed.stale:
+            faults.append(self._agent.signed.stale)
         return "; ".join(faults)
 
     def _faults(self, camera: Camera) -> Iterable[str]:

@@ -4,7 +4,8 @@
     <store>/candidate/<bundle>.json        a newer set that is being downloaded or is on trial
     <store>/previous/<bundle>.json         the former set, until the current one is committed
     <store>/updates/<bundle>.json          progress of the update, and the version that has failed
-    <store>/catalogue/<version>.sig        signature of a manifest, if it has one
+    <store>/catalogue/<version>.root       digest of the trusted root that vouches for a manifest, if one does
+    <store>/signed/<bundle>                the last signed catalogue
     <store>/blobs/<sha256>                 a complete, verified file
     <store>/blobs/<sha256>.part            a partial file; its size is the offset at which the transfer resumes
     <store>/probed/<sha256>                the conditions under which the model file passed (``probe.fingerprint``)
@@ -65,6 +66,7 @@ class Store:
         self._catalogue, self._candidate = directory / "catalogue", directory / "candidate"
         self._previous, self._updates = directory / "previous", directory / "updates"
         self._blobs, self._probed = directory / "blobs", directory / "probed"
+        self._signed = directory / "signed"
         #: Why the store is not writable; empty if it is.
         self.read_only = ""
         self._lock: IO[str] | None = None
@@ -132,19 +134,23 @@ class Store:
         """The manifest before the one on trial, of ``name`` (default: of any bundle); None without a trial."""
         return next(filter(None, map(_manifest, sorted(self._previous.glob(f"{name or '*'}.json")))), None)
 
-    def stage(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
-        """Write a manifest as the candidate; replaces another candidate."""
+    def stage(self, data: bytes, manifest: Manifest, root: str = "") -> None:
+        """Write a manifest as the candidate; replaces another candidate.
+
+        Args:
+            root: Digest of the trusted root that vouches for it; empty for none.
+        """
         with _store_errors(self._candidate):
-            if signature:  # before the manifest, so that the manifest is never without its signature
-                atomic_files.write(self._signature(data), signature)
+            if root:  # before the manifest, so that the manifest is never without it
+                atomic_files.write(self._voucher(data), root.encode())
             atomic_files.write(self._candidate / f"{manifest.name}.json", data)
-            self._drop_signatures()
+            self._drop_vouchers()
 
     def unstage(self, name: str) -> None:
         """Delete the candidate."""
         with _store_errors(self._candidate):
             (self._candidate / f"{name}.json").unlink(missing_ok=True)
-            self._drop_signatures()
+            self._drop_vouchers()
 
     def promote(self, name: str, version: str) -> bool:
         """Make the candidate, which is ``version``, the current set by one rename.
@@ -192,7 +198,7 @@ class Store:
         with _store_errors(self._previous):
             (self._previous / f"{name}.json").unlink(missing_ok=True)
             self.save_record(name, self.record(name).committed())
-            self._drop_signatures()
+            self._drop_vouchers()
 
     def record(self, name: str) -> UpdateRecord:
         """The update record of ``name``; an empty one if it is missing or unreadable."""
@@ -206,11 +212,23 @@ class Store:
             if record != self.record(name):
                 atomic_files.write(self._updates / f"{name}.json", msgspec.json.encode(record))
 
-    def signature(self, data: bytes) -> bytes:
-        """The stored signature of a manifest; empty without one."""
+    def root_of(self, data: bytes) -> str:
+        """Digest of the trusted root that vouches for a stored manifest; empty for none."""
+        with suppress(OSError, UnicodeDecodeError):
+            return self._voucher(data).read_text("ascii")
+        return ""
+
+    def signed(self, name: str) -> bytes | None:
+        """The last signed catalogue of ``name``; None without one."""
         with suppress(OSError):
-            return self._signature(data).read_bytes()
-        return b""
+            return (self._signed / name).read_bytes()
+        return None
+
+    def save_signed(self, name: str, data: bytes) -> None:
+        """Write the last signed catalogue of ``name``."""
+        with _store_errors(self._signed):
+            if self.signed(name) != data:
+                atomic_files.write(self._signed / name, data)
 
     def path(self, sha256: str) -> Path | None:
         """Path of the complete file with this digest; None without one.
@@ -303,14 +321,14 @@ class Store:
         for directory in (self._catalogue, self._candidate, self._previous):
             yield from directory.glob("*.json")
 
-    def _drop_signatures(self) -> None:
+    def _drop_vouchers(self) -> None:
         known = {file_digest(path) for path in self._manifests()}
-        for path in self._catalogue.glob("*.sig"):
+        for path in self._catalogue.glob("*.root"):
             if path.stem not in known:
                 path.unlink()
 
-    def _signature(self, data: bytes) -> Path:
-        return self._catalogue / f"{digest(data)}.sig"
+    def _voucher(self, data: bytes) -> Path:
+        return self._catalogue / f"{digest(data)}.root"
 
     def _part(self, sha256: str) -> Path:
         return self._blobs / f"{sha256}.part"

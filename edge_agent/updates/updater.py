@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.updates.downloader import Downloader
@@ -23,12 +23,9 @@ from cachenet.edge_agent.updates.loader import MAX_ATTEMPTS, RETRY_S, ModelLoade
 from cachenet.edge_agent.updates.probe import SOFTWARE, ProbeAborted, ProbeError, fingerprint
 from cachenet.edge_agent.updates.store import MismatchError, Store, StoreError
 from cachenet.edge_agent.updates.update_record import UpdateRecord
-from cachenet.shared.bundle.manifest import BundleError, Golden, Layer, Manifest, Model, digest, parse
+from cachenet.shared.bundle.manifest import Golden, Layer, Manifest, Model, digest, parse
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport.backoff import Backoff
-
-if TYPE_CHECKING:
-    from cachenet.shared.bundle.trust import Key
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +36,11 @@ COMMIT_AFTER = 1000
 
 
 class ModelSet(NamedTuple):
-    """One version of a bundle: its manifest, digest, bytes and signature."""
+    """One version of a bundle: its manifest, digest and bytes."""
 
     manifest: Manifest
     version: str
     data: bytes
-    signature: bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Updater:
         loader: ModelLoader,
         downloader: Downloader,
         probe: Probe,
-        trusted: Key | None = None,
+        root: str = "",
         required_models: Callable[[Manifest], set[str]] = lambda _: set(),
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -87,7 +83,8 @@ class Updater:
         Args:
             loader: Loads the models of the set in use. Reports answered frames and failures to this updater.
             probe: Tests models in another process before this process loads them.
-            trusted: Public key. Sets without its signature are refused.
+            root: Digest of the trusted root that vouches for all that is announced. Stored sets that it does not vouch
+                for are not used; empty: all are.
             required_models: Names of the models that a set needs before it replaces another. Raises
                 ``DeploymentError``.
             on_change: Called after each change of ``status``.
@@ -97,7 +94,7 @@ class Updater:
         self.state: State = ""
         self.reason = ""
         self._store, self._loader, self._downloader, self._probe = store, loader, downloader, probe
-        self._trusted, self._required_models, self._on_change = trusted, required_models, on_change
+        self._root, self._required_models, self._on_change = root, required_models, on_change
         self._current: ModelSet | None = None
         self._candidate: ModelSet | None = None
         #: The candidate after it was handed to the cameras.
@@ -147,21 +144,14 @@ class Updater:
         if (data := self._store.candidate(name or self._name)) is not None and (newer := self._trusted_set(data)):
             self._events.put(_Announced(newer))
 
-    def announce(self, data: bytes, signature: bytes = b"") -> None:
-        """Receive a manifest of the catalogue; thread-safe.
-
-        Raises:
-            BundleError: ``data`` is no manifest, or is not signed by the trusted key.
-        """
+    def announce(self, data: bytes) -> None:
+        """Receive a manifest of the catalogue; thread-safe. Raises ``BundleError`` if ``data`` is no manifest."""
         version = digest(data)
-        newest = self._candidate or self._deployed or self._current
+        newest = self._newest
         withdrawn = newest is self._current and self.state == "failed"  # the catalogue dropped the failed version
         if newest is not None and version == newest.version and not withdrawn:
             return
         manifest = parse(data)
-        if self._trusted is not None and not self._trusted.verify(data, signature):
-            self._set_error(untrusted_reason(manifest.name, signature))
-            raise BundleError(self.error)
         if newest is not None and manifest.name != newest.manifest.name:
             if manifest.name not in self._other_names:
                 self._other_names.add(manifest.name)
@@ -171,7 +161,7 @@ class Updater:
                     *(manifest.name, newest.manifest.name) * 2,
                 )
             return
-        self._post(_Announced(ModelSet(manifest, version, data, signature)))
+        self._post(_Announced(ModelSet(manifest, version, data)))
 
     def on_answer(self, version: str) -> None:
         """Count one frame answered by ``version``; thread-safe."""
@@ -202,15 +192,24 @@ class Updater:
                 self._update_store(lambda name: self._store.roll_back(name, reason, SOFTWARE))
 
     @property
+    def name(self) -> str:
+        """Name of the bundle that this device follows; empty while there is none."""
+        newest = self._newest
+        return newest.manifest.name if newest is not None else ""
+
+    @property
+    def _newest(self) -> ModelSet | None:
+        return self._candidate or self._deployed or self._current
+
+    @property
     def _name(self) -> str:
         return self._current.manifest.name if self._current is not None else ""
 
     def _trusted_set(self, data: bytes) -> ModelSet | None:
-        """The set of a stored manifest; None if its signature is not trusted (stored before the key was set)."""
-        signature = self._store.signature(data)
-        if self._trusted is not None and not self._trusted.verify(data, signature):
+        """The set of a stored manifest; None if the trusted root does not vouch for it (stored before it was set)."""
+        if self._root and self._store.root_of(data) != self._root:
             return None
-        return ModelSet(parse(data), digest(data), data, signature)
+        return ModelSet(parse(data), digest(data), data)
 
     def _resume_trial(self, stored: ModelSet) -> None:
         """After a restart: continue the trial of the current set, or roll back to the previous set."""
@@ -311,7 +310,7 @@ class Updater:
         manifest = newer.manifest
         try:
             if self._store.candidate(manifest.name) != newer.data:
-                self._store.stage(newer.data, manifest, newer.signature)
+                self._store.stage(newer.data, manifest, self._root)
                 self._store.collect_garbage()  # files of an earlier candidate use space that this one needs
             names = sorted(self._required_models(manifest))
             files = {one.sha256: self._downloader.get(one)[0] for one in _files(manifest, names)}
@@ -463,12 +462,6 @@ class Updater:
             change(newest.manifest.name)
         except StoreError as error:
             log.warning("%s", error)
-
-
-def untrusted_reason(name: str, signature: bytes) -> str:
-    """Message for a bundle that the trusted key has not signed."""
-    found = "another key's signature" if signature else "no signature"
-    return f"{name} is not taken: it has {found}, and --trusted-key is set"
 
 
 def _files(manifest: Manifest, names: Sequence[str]) -> list[Model | Layer | Golden]:

@@ -14,7 +14,6 @@ from cachenet.models.certify import calibrate
 from cachenet.models.certify.certify import Certification, certify
 from cachenet.models.data.dataset import LabelledFrames
 from cachenet.shared.bundle.manifest import Bundle, Manifest
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.inference.engine import Session
 
 
@@ -25,7 +24,6 @@ def recertify(
     prove: LabelledFrames,
     out: Path,
     progress: Progress,
-    signer: Signer | None = None,
 ) -> Bundle:
     """Write ``bundle`` to ``out`` with temperatures, coverage, priors and certificates from other frames.
 
@@ -48,7 +46,7 @@ def recertify(
         found = certify(config, tune, prove, models, sessions, progress)
         about = {"proven": f"again, with {len(tune)} frames to tune and {len(prove)} to prove"}
         changed = msgspec.structs.replace(old, models=models, provenance=old.provenance | about)
-        return publish(building, with_certified(changed, found, calibrate.accuracy(tune)), out, signer)
+        return publish(building, with_certified(changed, found, calibrate.accuracy(tune)), out)
 
 
 def with_certified(

@@ -99,23 +99,21 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
     Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
     """
     full, data, out = Path(settings.full), Path(settings.data), Path(settings.out)
-    held_out, labels, base, key, scenes, work = map(
-        _path, (settings.held_out, settings.labels, settings.base, settings.key, settings.scenes, settings.work)
+    held_out, labels, base, scenes, work = map(
+        _path, (settings.held_out, settings.labels, settings.base, settings.scenes, settings.work)
     )
     directory = options.work_directory(work)
     with options.user_errors(directory, out):
-        options.check_paths(out, full=full, data=data, held_out=held_out, labels=labels, base=base, key=key)
+        options.check_paths(out, full=full, data=data, held_out=held_out, labels=labels, base=base)
         if scenes is not None and not scenes.exists():
             options.refuse(f"scenes {scenes} is not there")
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
-        from cachenet.shared.bundle.trust import Signer
         from cachenet.shared.inference.image import parse_region
 
         check_target(out)
         region = parse_region(settings.region) if settings.region else None
         sources = [find(source, settings.frame_step, region) for source in (data, held_out) if source is not None]
-        signer = Signer(key) if key is not None else None
         import torch
 
         from cachenet.models import build as builder
@@ -134,7 +132,7 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         torch.set_num_threads(settings.threads)
         if settings.decoder != "auto" or is_detector(full):
             named = options.read_labels(labels) if labels is not None else None
-            detectors = build_detectors(settings, _bundle_name(settings), named, sources, directory, signer)
+            detectors = build_detectors(settings, _bundle_name(settings), named, sources, directory)
             options.show_result(detectors, sources, as_json)
             return
         classifier = options.read_classifier(full, settings.preprocessing, labels, settings.embedding)
@@ -148,7 +146,7 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
             if remark := of_several(classifier, dataset.learn.scores):
                 progress.console.print(remark)
             dataset = replace(dataset, base=base_model)
-            bundle = builder.build(config, dataset, directory, out, progress, signer)
+            bundle = builder.build(config, dataset, directory, out, progress)
     options.show_result(bundle, sources, as_json)
 
 

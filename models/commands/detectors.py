@@ -13,7 +13,6 @@ from cachenet.models.detect.build import QUICK, DetectorConfig, build, common_la
 from cachenet.models.export.detector import load_detector
 from cachenet.models.export.preprocessing import parse_preprocessing
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command.config import flag
 
 #: Settings of a build that mean nothing for a detector.
@@ -36,7 +35,6 @@ def build_detectors(
     labels: tuple[str, ...] | None,
     sources: Sequence[Frames],
     work: Path,
-    signer: Signer | None,
 ) -> Bundle:
     """Build the bundle of a detector.
 
@@ -62,4 +60,4 @@ def build_detectors(
         full, base = common_labels(full, load_detector(Path(settings.base), base_preprocessing, labels))
     config = replace(QUICK, name=name) if settings.quick else DetectorConfig(name, epochs=settings.epochs)
     with options.progress_bar() as progress:
-        return build(config, full, base, sources, work, Path(settings.out), progress, signer)
+        return build(config, full, base, sources, work, Path(settings.out), progress)

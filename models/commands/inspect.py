@@ -25,6 +25,7 @@ from cachenet.models.commands.options import (
 from cachenet.models.report import console_report
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command.extras import require_signing
 
 if TYPE_CHECKING:
     from cachenet.models.data.frames import Frames
@@ -37,8 +38,8 @@ _FIRST_SEED = 3000
 
 def show(
     bundle: Existing,
-    trusted_key: Annotated[
-        Path | None, typer.Option(help="File of a public key; a bundle without its signature is refused.")
+    trusted_root: Annotated[
+        Path | None, typer.Option(help="File of a root of trust; a bundle that its keys have not signed is refused.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,13 +48,13 @@ def show(
     Example: model-builder show cifar10
     """
     with options.user_errors(bundle):
-        options.check_paths(trusted_key=trusted_key)
-        from cachenet.shared.bundle.trust import Key
-
+        options.check_paths(trusted_root=trusted_root)
         found = Bundle(zoo.find(bundle))
-        if trusted_key is not None and not Key(trusted_key).verify(found.data, found.signature):
-            what = "another signature than" if found.signature else "no signature of"
-            options.refuse(f"{bundle} has {what} {trusted_key}'s")
+        if trusted_root is not None:
+            require_signing()
+            from cachenet.shared.bundle.trust import TrustedRoot
+
+            TrustedRoot(trusted_root).verify_bundle(found)
     console_report.models(found, as_json)
 
 

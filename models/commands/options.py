@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from cachenet.models.export.classifier import Classifier
     from cachenet.models.export.detector import DetectorModel
     from cachenet.models.train.label import TeacherLogits
-    from cachenet.shared.bundle.trust import Signer
 
 stderr = Console(stderr=True)
 DEFAULT_THREADS = default_threads()
@@ -53,7 +52,6 @@ Decoder = Annotated[str, _setting("decoder")]
 Labels = Annotated[Path | None, _setting("labels")]
 FrameStep = Annotated[int, _setting("frame_step", min=1)]
 Scenes = Annotated[Path | None, _setting("scenes")]
-Key = Annotated[Path | None, _setting("key")]
 Quick = Annotated[bool, _setting("quick")]
 Work = Annotated[Path | None, _setting("work")]
 Threads = Annotated[
@@ -122,7 +120,6 @@ class Inputs:
     bundle: Bundle
     classifier: Classifier
     sources: list[Frames]
-    signer: Signer | None
     work: Path
     threads: int
     progress: Progress
@@ -136,7 +133,6 @@ def inputs(
     bundle: Path,
     out: Path | None,
     frame_step: int,
-    key: Path | None,
     work: Path | None,
     threads: int,
     scenes: Path | None = None,
@@ -144,10 +140,9 @@ def inputs(
 ) -> Iterator[Inputs]:
     """Check the paths of a command, read its inputs and show its progress. ``data``: frames, by option."""
     with user_errors(out):
-        check_paths(out, scenes=scenes, key=key, **data)
+        check_paths(out, scenes=scenes, **data)
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
-        from cachenet.shared.bundle.trust import Signer
         from cachenet.shared.inference.image import parse_region
 
         if out is not None:
@@ -156,12 +151,11 @@ def inputs(
         region = found.manifest.provenance.get("region")  # the frames are cut as for the build
         cut = parse_region(region) if region else None
         sources = [find(path, frame_step, cut) for path in data.values() if path is not None]
-        signer = Signer(key) if key is not None else None
         import torch
 
         torch.set_num_threads(threads)
         with progress_bar() as progress:
-            yield Inputs(found, full_model(found), sources, signer, work_directory(work), threads, progress)
+            yield Inputs(found, full_model(found), sources, work_directory(work), threads, progress)
 
 
 def full_model(bundle: Bundle) -> Classifier:

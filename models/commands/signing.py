@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from cachenet.models.commands.options import check_paths, user_errors
-from cachenet.shared.bundle.manifest import SIGNATURE, Bundle
+from cachenet.models.commands.options import user_errors
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command.extras import require_signing
+
+_BundleToSign = Annotated[Path, typer.Argument(help="Directory of the bundle.")]
+_Keys = Annotated[Path, typer.Option(help="Directory of the keys; 'model-builder keys' makes it.")]
 
 
 def keys(
-    out: Annotated[Path, typer.Option(help="Directory for the two files.")] = Path("keys"),
+    out: Annotated[Path, typer.Option(help="Directory for the keys.")] = Path("keys"),
 ) -> None:
-    """Make a key pair: a private key that signs bundles, and a public key that devices trust.
+    """Make the keys that sign bundles, and the root that devices trust.
 
     Example: model-builder keys --out keys
     """
     with user_errors(out):
-        from cachenet.shared.bundle.trust import generate
+        require_signing()
+        from cachenet.models.signing import ROOT_FILE, KeyDirectory
 
-        private, public = generate(out)
-    typer.echo(f"Written: {private}, the private key; keep it secret (model-builder sign BUNDLE --key {private})")
-    typer.echo(f"         {public}, for devices (edge-agent run ... --trusted-key {public})")
+        KeyDirectory.create(out, _now())
+    typer.echo(f"Written: {out / 'root.key'} and {out / 'targets.key'}; keep them secret and offline")
+    typer.echo(f"         {out / 'server.key'}, for the server (cloud-server run ... --key server.key)")
+    typer.echo(f"         {out / ROOT_FILE}, for devices (edge-agent run ... --trusted-root {out / ROOT_FILE})")
 
 
-def sign(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
-    key: Annotated[Path, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")],
-) -> None:
-    """Sign a bundle; an earlier signature is replaced.
+def sign(bundle: _BundleToSign, keys: _Keys = Path("keys")) -> None:
+    """Sign a bundle for a year, and permit the server to sign submodels for a week. Each call renews both.
 
-    Example: model-builder sign build/mine --key keys/bundle.key
+    Example: model-builder sign build/mine --keys keys
     """
-    with user_errors(bundle):
-        check_paths(key=key)
-        from cachenet.shared.bundle.trust import Signer
-        from cachenet.shared.command import atomic_files
-
-        atomic_files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
+    _sign(bundle, keys, True)
     typer.echo(f"Signed: {bundle}")
+
+
+def revoke(bundle: _BundleToSign, keys: _Keys = Path("keys")) -> None:
+    """Sign a bundle, and withdraw the server's permission to sign submodels. Devices go back to the bundle's models.
+
+    'model-builder sign' gives the permission again. Replace a stolen key with 'model-builder rotate'.
+
+    Example: model-builder revoke build/mine --keys keys
+    """
+    _sign(bundle, keys, False)
+    typer.echo(f"Signed: {bundle}, without submodels that the server signs")
+
+
+def rotate(
+    key: Annotated[Literal["root", "targets", "server"], typer.Argument(help="The key to replace.")],
+    keys: _Keys = Path("keys"),
+) -> None:
+    """Replace a key. The new root, valid for a year, refuses what the former key signs.
+
+    Example: model-builder rotate server --keys keys
+    """
+    with user_errors(keys):
+        require_signing()
+        from cachenet.models.signing import KeyDirectory
+
+        KeyDirectory(keys).rotate(key, _now())
+    typer.echo(f"Written: {keys / f'{key}.key'} and a new root. Next: model-builder sign BUNDLE --keys {keys}")
+
+
+def _sign(bundle: Path, keys: Path, permission: bool) -> None:
+    with user_errors(bundle):
+        require_signing()
+        from cachenet.models.signing import KeyDirectory
+
+        KeyDirectory(keys).sign(Bundle(bundle), _now(), permission)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cachenet.models.commands import options
-from cachenet.models.commands.options import DEFAULT_THREADS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
+from cachenet.models.commands.options import DEFAULT_THREADS, Data, Existing, FrameStep, Json, Out, Threads, Work
 from cachenet.models.report import console_report
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
@@ -20,7 +20,6 @@ def fine_tune(
     bundle: Existing,
     recent: Annotated[Path, typer.Option(help="File of frames that devices sent, written by a server.")],
     out: Out,
-    key: Key = None,
     threads: Threads = DEFAULT_THREADS,
 ) -> None:
     """Add a submodel to a bundle for the devices of recent frames; 'cloud-server run --fine-tune' calls this.
@@ -30,15 +29,13 @@ def fine_tune(
     Example: model-builder fine-tune build/mine --recent recent.msgpack --out build/updated
     """
     with options.user_errors(out):
-        options.check_paths(out, recent=recent, key=key)
+        options.check_paths(out, recent=recent)
         from cachenet.models.bundle_writer import check_target
-        from cachenet.shared.bundle.trust import Signer
         from cachenet.shared.transport import recent_frames
 
         check_target(out)
         present = Bundle(zoo.find(bundle))
         sent = recent_frames.read(recent, present.manifest)
-        signer = Signer(key) if key is not None else None
         import torch
 
         from cachenet.models.detect import update as detector_update
@@ -48,9 +45,9 @@ def fine_tune(
         try:
             with options.progress_bar() as progress:
                 if present.manifest.task == "detection":
-                    made = detector_update.update(present, sent, out, progress, signer)
+                    made = detector_update.update(present, sent, out, progress)
                 else:
-                    made = tuner.fine_tune(present, sent, out, progress, signer)
+                    made = tuner.fine_tune(present, sent, out, progress)
         except tuner.NoImprovement as error:
             exit.say("model-builder", f"not proven: {error}")
             raise typer.Exit(3) from None
@@ -67,7 +64,6 @@ def add_size(
     held_out: options.HeldOut = None,
     scenes: options.Scenes = None,
     frame_step: FrameStep = 1,
-    key: Key = None,
     quick: options.Quick = False,
     work: Work = None,
     threads: Threads = DEFAULT_THREADS,
@@ -79,12 +75,12 @@ def add_size(
 
     Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
     """
-    with options.inputs(bundle, out, frame_step, key, work, threads, scenes, data=data, held_out=held_out) as job:
+    with options.inputs(bundle, out, frame_step, work, threads, scenes, data=data, held_out=held_out) as job:
         from cachenet.models.train import sizes
 
         config = options.config_of(job.bundle.manifest.name, quick, scenes, job.classifier.labels)
         config = replace(config, shares=(share,))
-        made = sizes.add(config, job.bundle, job.dataset(), job.work, out, job.progress, job.signer)
+        made = sizes.add(config, job.bundle, job.dataset(), job.work, out, job.progress)
     options.show_result(made, job.sources, as_json)
 
 
@@ -99,7 +95,6 @@ def exits(
         typer.Option(min=0.0001, max=0.2, help="Largest share of requests that exits answer unlike the full model."),
     ] = 0.005,
     frame_step: FrameStep = 1,
-    key: Key = None,
     work: Work = None,
     threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
@@ -108,11 +103,11 @@ def exits(
 
     Example: model-builder exits build/mine --data frames/ --out build/mine
     """
-    with options.inputs(bundle, out, frame_step, key, work, threads, data=data, held_out=held_out) as job:
+    with options.inputs(bundle, out, frame_step, work, threads, data=data, held_out=held_out) as job:
         from cachenet.models.exits.build import Limits, build
 
         limits, dataset = Limits(most, wrong=wrong), job.dataset()
-        made = build(job.bundle, dataset, limits, 0, threads, job.work, out, job.progress, job.signer)
+        made = build(job.bundle, dataset, limits, 0, threads, job.work, out, job.progress)
     for frames in job.sources:
         options.show_skipped(frames)
     console_report.exits(made, as_json)
@@ -124,7 +119,6 @@ def prove(
     out: Out,
     scenes: options.Scenes = None,
     frame_step: FrameStep = 1,
-    key: Key = None,
     quick: options.Quick = False,
     work: Work = None,
     threads: Threads = DEFAULT_THREADS,
@@ -137,7 +131,7 @@ def prove(
 
     Example: model-builder prove cifar10 --held-out frames/ --out build/here
     """
-    with options.inputs(bundle, out, frame_step, key, work, threads, scenes, held_out=held_out) as job:
+    with options.inputs(bundle, out, frame_step, work, threads, scenes, held_out=held_out) as job:
         from cachenet.models.certify.recertify import recertify
         from cachenet.models.data.dataset import held_out_splits
 
@@ -145,5 +139,5 @@ def prove(
         config = options.config_of("", quick, scenes, job.classifier.labels)
         logits = options.run_full_model(job.classifier, source, job.work, threads, job.progress)
         tune, rest = held_out_splits(job.classifier, (source, logits))
-        made = recertify(config, job.bundle, tune, rest, out, job.progress, job.signer)
+        made = recertify(config, job.bundle, tune, rest, out, job.progress)
     options.show_result(made, job.sources, as_json)

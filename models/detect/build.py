@@ -36,7 +36,6 @@ from cachenet.models.export.metadata import format_labels
 from cachenet.models.train.candidates import LocalModel, manifest_entry
 from cachenet.models.train.onnx_network import NotTrainable
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.scene_features import SceneStage
 from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.command import atomic_files
@@ -97,7 +96,6 @@ def build(
     work: Path,
     out: Path,
     progress: Progress,
-    signer: Signer | None = None,
 ) -> Bundle:
     """Write the bundle to ``out``, in place of any bundle there.
 
@@ -107,7 +105,6 @@ def build(
             model.
         sources: Footage; or footage to train on, and held-out footage.
         work: Directory of intermediate results.
-        signer: Signs the bundle; None for no signature.
 
     Raises:
         TargetError: Something other than a bundle is at ``out``.
@@ -155,7 +152,7 @@ def build(
             certificates=certified.certificates,
             scene_priors=certified.priors,
         )
-        return publish(building, manifest, out, signer)
+        return publish(building, manifest, out)
 
 
 def trained(

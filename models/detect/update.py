@@ -26,7 +26,6 @@ from cachenet.models.device_submodels import without
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.models.train.fine_tune import NoImprovement
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.detections import counts
 from cachenet.shared.cascade.detect.spec import CANDIDATES, MAX_OBJECT_ERROR
 from cachenet.shared.inference.detector import in_input
@@ -89,7 +88,7 @@ class Measured:
     agreement: Agreement
 
 
-def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, signer: Signer | None = None) -> Bundle:
+def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress) -> Bundle:
     """Write ``bundle`` with a submodel for the devices of ``recent`` to ``out``.
 
     Another device's submodel is taken where it is proven better there; otherwise one is trained.
@@ -114,7 +113,7 @@ def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, 
                     shared = msgspec.structs.replace(
                         manifest.models[name], devices=(*manifest.models[name].devices, *recent.devices)
                     )
-                    return _publish(bundle, building, out, signer, name, shared)
+                    return _publish(bundle, building, out, name, shared)
         with tempfile.TemporaryDirectory(prefix="cachenet-") as work:
             trained, _ = fine_tune(present, learn, tune, Path(work), progress, "scene submodel", EPOCHS)
         found = compare(measure(trained, tune, prove), before)
@@ -131,7 +130,7 @@ def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, 
             devices=recent.devices,
         )
         progress.console.print(f"{name} for {', '.join(recent.devices)}: {found}")
-        return _publish(bundle, building, out, signer, name, entry)
+        return _publish(bundle, building, out, name, entry)
 
 
 def block_of(recent: RecentFrames, spec: Input, manifest: Manifest) -> Block:
@@ -192,7 +191,7 @@ def _new_name(manifest: Manifest) -> str:
     return f"{_PREFIX}{max(numbers, default=0) + 1:03}"
 
 
-def _publish(bundle: Bundle, building: Path, out: Path, signer: Signer | None, name: str, entry: Model) -> Bundle:
+def _publish(bundle: Bundle, building: Path, out: Path, name: str, entry: Model) -> Bundle:
     """Write the bundle with ``entry`` as its newest model. A model without devices that run it any more is removed."""
     models = dict(without(bundle.manifest, entry.devices).models)
     scenes = [other for other, model in models.items() if model.devices]
@@ -200,4 +199,4 @@ def _publish(bundle: Bundle, building: Path, out: Path, signer: Signer | None, n
         del models[other]
     linked = models if name not in bundle.manifest.models else {**models, name: entry}
     link_models(bundle, linked, building)
-    return publish(building, msgspec.structs.replace(bundle.manifest, models={**models, name: entry}), out, signer)
+    return publish(building, msgspec.structs.replace(bundle.manifest, models={**models, name: entry}), out)

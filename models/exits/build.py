@@ -33,7 +33,6 @@ from cachenet.shared.bundle.manifest import (
     file_digest,
     layer_file,
 )
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.graph_split import SplitModel, read
@@ -73,7 +72,6 @@ def build(
     work: Path,
     out: Path,
     progress: Progress,
-    signer: Signer | None = None,
 ) -> Bundle:
     """Write ``bundle`` to ``out`` with early exits of each kind.
 
@@ -120,7 +118,7 @@ def build(
             raise ExitsError(
                 f"no exit saves time and could be certified on {frames}; give more frames, or a larger --wrong"
             )
-        return publish(building, msgspec.structs.replace(manifest, layers=layers), out, signer)
+        return publish(building, msgspec.structs.replace(manifest, layers=layers), out)
 
 
 def _thin(part: LabelledFrames, most: int) -> LabelledFrames:

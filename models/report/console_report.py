@@ -34,7 +34,7 @@ def models(bundle: Bundle, as_json: bool) -> None:
         shown = {
             "name": manifest.name,
             "models": rows,
-            "signed": bool(bundle.signature),
+            "signed": bundle.signed,
             "certificates": msgspec.to_builtins(manifest.certificates),
             "base_agreement": manifest.provenance.get("base agreement", ""),
         }
@@ -47,7 +47,7 @@ def models(bundle: Bundle, as_json: bool) -> None:
         console.print(_rich(tables.certificates(manifest.certificates)))
     if agreement := manifest.provenance.get("base agreement"):
         console.print(f"Base model agrees with the full model on {agreement}.")
-    console.print("Signed." if bundle.signature else "Not signed.")
+    console.print("Signed." if bundle.signed else "Not signed.")
 
 
 def detectors(bundle: Bundle, as_json: bool) -> None:
@@ -59,7 +59,7 @@ def detectors(bundle: Bundle, as_json: bool) -> None:
     }
     about = {part: manifest.provenance.get(part, "") for part in ("frames", "objects", "tracks")}
     if as_json:
-        print(json.dumps({"name": manifest.name, "models": rows, "signed": bool(bundle.signature), **about}))
+        print(json.dumps({"name": manifest.name, "models": rows, "signed": bundle.signed, **about}))
         return
     cells = [
         (name, row["role"], *tables.costs(row), "" if row["f1"] is None else f"{row['f1']:.3f}")
@@ -72,7 +72,7 @@ def detectors(bundle: Bundle, as_json: bool) -> None:
             console.print(f"{part.capitalize()}: {text}.")
     if certified := manifest.provenance.get("certified on"):
         console.print(f"Certified on: {certified}.")
-    console.print("Signed." if bundle.signature else "Not signed.")
+    console.print("Signed." if bundle.signed else "Not signed.")
 
 
 def exits(bundle: Bundle, as_json: bool) -> None:

@@ -88,7 +88,7 @@ def report(bundle: Bundle, frames: Frames, threads: int, progress: Progress) -> 
     results = {
         "name": manifest.name,
         "version": bundle.version,
-        "signed": bool(bundle.signature),
+        "signed": bundle.signed,
         "frames": len(outcomes[device]),
         "device": device,
         "heights": [round(limit, 4) for limit in limits],

@@ -89,7 +89,7 @@ def report(
     results = {
         "name": manifest.name,
         "version": bundle.version,
-        "signed": bool(bundle.signature),
+        "signed": bundle.signed,
         "frames": len(part),
         "models": {
             name: tables.model_row(manifest.models[name])

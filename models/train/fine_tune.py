@@ -36,7 +36,6 @@ from cachenet.models.train.proof import Comparison, Side
 from cachenet.models.train.recent import Blocks, Footage, divide, footage
 from cachenet.models.train.training import Batch, Recipe, fit, scores
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import Probabilities, softmax
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import preprocessor
@@ -86,7 +85,7 @@ class _Resident:
     answers: np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-def fine_tune(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, signer: Signer | None) -> Bundle:
+def fine_tune(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress) -> Bundle:
     """Find or train a submodel for the devices of ``recent``, and write ``bundle`` with it to ``out``.
 
     Raises:
@@ -110,7 +109,7 @@ def fine_tune(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progres
             changed = msgspec.structs.replace(changed, models={**changed.models, shared: model})
             building.mkdir(parents=True)
             link_models(bundle, changed.models, building)
-            return publish(building, changed, out, signer)
+            return publish(building, changed, out)
         name = _name(manifest.models, recent.devices)
         path = building / name / "1" / "model.onnx"
         path.parent.mkdir(parents=True)
@@ -126,7 +125,7 @@ def fine_tune(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progres
         model = manifest_entry(building, name, "submodel", size, side.temperature, coverage, classes)
         model = msgspec.structs.replace(model, devices=recent.devices)
         added = _add(bundle, model, name, building)
-        return publish(building, _with_prior(bundle, added, softmax(logits, side.temperature), blocks), out, signer)
+        return publish(building, _with_prior(bundle, added, softmax(logits, side.temperature), blocks), out)
 
 
 def _check_labels(manifest: Manifest, block: Footage) -> None:

@@ -22,7 +22,6 @@ from cachenet.models.train import candidates, teacher_runtime
 from cachenet.models.train.candidates import LocalModel, TrainedModel
 from cachenet.models.train.networks import ResNet, macs
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
-from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command import atomic_files
 
 
@@ -33,7 +32,6 @@ def add(
     work: Path,
     out: Path,
     progress: Progress,
-    signer: Signer | None = None,
 ) -> Bundle:
     """Write ``bundle`` with one more general model to ``out``, and certify it again.
 
@@ -72,6 +70,6 @@ def add(
         about = {**manifest.provenance, name: f"from {len(dataset.learn)} frames, {config.epochs} epochs"}
         grown = msgspec.structs.replace(manifest, models=models, provenance=about)
         atomic_files.write(staged / MANIFEST, msgspec.json.encode(grown))
-        return recertify(config, Bundle(staged), dataset.tune, dataset.prove, out, progress, signer)
+        return recertify(config, Bundle(staged), dataset.tune, dataset.prove, out, progress)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

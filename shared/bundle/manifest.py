@@ -30,8 +30,8 @@ FORMAT = 3
 _FORMAT_WITHOUT_PRIORS = 2
 #: File name of the manifest.
 MANIFEST = "bundle.json"
-#: File name of the manifest's signature.
-SIGNATURE = "bundle.sig"
+#: Directory of a signed bundle's metadata; see ``shared.bundle.signing``.
+METADATA = "metadata"
 #: Least gain in F1 for which a device runs a submodel.
 _MIN_GAIN = 0.02
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -350,7 +350,7 @@ class Bundle:
 
     Attributes:
         data: Bytes of the manifest.
-        signature: Signature of the manifest; empty for none. It is not verified here.
+        signed: Whether there is metadata of a signature. It is not verified here.
         version: SHA-256 of the manifest.
 
     Example:
@@ -365,12 +365,7 @@ class Bundle:
             self.data = (directory / MANIFEST).read_bytes()
         except OSError as error:
             raise BundleError(f"{directory} is no bundle: {error.strerror} ({MANIFEST})") from None
-        try:
-            self.signature = (directory / SIGNATURE).read_bytes()
-        except FileNotFoundError:
-            self.signature = b""
-        except OSError as error:
-            raise BundleError(f"{directory / SIGNATURE}: {error.strerror}") from None
+        self.signed = (directory / METADATA / "targets.json").exists()
         self.manifest = parse(self.data)
         self.version = digest(self.data)
         for file, sha256 in self.manifest.files().items():

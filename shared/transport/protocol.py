@@ -26,6 +26,8 @@ MAX_PICTURE = 4 << 20
 MAX_MESSAGE = 256 << 10
 #: Largest piece of a file in one message, bytes. Small, so that an answer does not wait long behind a piece.
 CHUNK = 128 << 10
+#: Largest signed catalogue, bytes, and most files in it: half are for replaced keys of the root.
+MAX_SIGNED, _MAX_FILES = 2 << 20, 64
 #: Largest number of labels.
 MAX_CLASSES = 16_384
 #: Most recent labels in a request.
@@ -47,8 +49,10 @@ SERVER_TOPICS = (
 )
 #: Topics that a device publishes on, after its name.
 DEVICE_LEAVES = ("status", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
-#: Topics of all manifests.
+#: Topics of all manifests and signed catalogues.
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
+#: Last part of the topic of a signed catalogue.
+_SIGNED = "signed"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ID = re.compile(r"(?:[0-9a-f]{32})?")
@@ -213,6 +217,20 @@ class Chunk(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class SignedCatalogue(msgspec.Struct, frozen=True):
+    """A manifest with all that proves it, retained.
+
+    One message, so that a device never sees files of two versions.
+
+    Attributes:
+        files: Metadata of The Update Framework, the manifest and its extension, by name.
+    """
+
+    files: Annotated[
+        dict[Annotated[str, msgspec.Meta(max_length=128)], bytes], msgspec.Meta(min_length=1, max_length=_MAX_FILES)
+    ]
+
+
 class Status(msgspec.Struct, frozen=True):
     """Status of a device, retained, as JSON; also its MQTT will.
 
@@ -222,6 +240,7 @@ class Status(msgspec.Struct, frozen=True):
         resident: Names of the resident submodels.
         update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
             ``failed``, with the reason in brackets.
+        metadata: With a trusted root: since when no fresh signed metadata has arrived; empty while it is fresh.
     """
 
     state: Literal["online", "offline", "stopped"]
@@ -229,6 +248,7 @@ class Status(msgspec.Struct, frozen=True):
     bundle: str = ""
     resident: tuple[str, ...] = ()
     update: str = ""
+    metadata: str = ""
 
 
 def topic(device: str, *leaf: str, root: str = ROOT) -> str:
@@ -241,17 +261,21 @@ def catalogue(bundle: str, root: str = ROOT) -> str:
     return f"{root}/catalogue/{check_device(bundle)}"
 
 
-def signed(signature: bytes) -> list[tuple[str, str]]:
-    """The MQTT user properties of a manifest with this signature; empty for none."""
-    return [("signature", signature.hex())] if signature else []
+def signed_catalogue(bundle: str) -> str:
+    """The topic of a bundle's signed catalogue."""
+    return f"{catalogue(bundle)}/{_SIGNED}"
 
 
-def signature(properties: Sequence[tuple[str, str]]) -> bytes:
-    """The signature of a manifest from its user properties; empty for none. Raises ``Malformed``."""
-    try:
-        return bytes.fromhex(dict(properties).get("signature", ""))
-    except ValueError:
-        raise Malformed("the signature is not hexadecimal") from None
+def catalogue_of(received: str) -> tuple[str, bool]:
+    """The bundle of a topic under ``CATALOGUE_TOPICS``, and whether the topic is of its signed catalogue.
+
+    Raises:
+        Malformed: The topic is neither of a manifest nor of a signed catalogue.
+    """
+    bundle, *rest = received.removeprefix(CATALOGUE_TOPICS[:-1]).split("/")
+    if rest not in ([], [_SIGNED]):
+        raise Malformed("topic of no catalogue")
+    return check_device(bundle), bool(rest)
 
 
 def check_device(name: str) -> str:

@@ -63,7 +63,7 @@ def logged(caplog: pytest.LogCaptureFixture, start: str) -> str:
 def test_a_proven_update_is_published(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = f'[ "$3 $5 $7" = "fine-tune --recent --out" ] && cp "$6" "{tmp_path}/recent" && mkdir -p "{tmp_path}/work"'
     trainer(tmp_path, monkeypatch, f'{script} && cp -r "$4" "$8"')
-    config = TrainingConfig(None, tmp_path / "work")
+    config = TrainingConfig(tmp_path / "work")
     fine_tuner, published = with_frames(bundle, config), SimpleQueue[Bundle]()
     fine_tuner.start(published.put)
     try:
@@ -82,7 +82,7 @@ def test_what_is_not_proven_is_not_published(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer(tmp_path, monkeypatch, 'echo "not proven: no gain"; exit 3')
-    fine_tuner, published = with_frames(bundle, TrainingConfig(None, tmp_path / "work")), SimpleQueue[Bundle]()
+    fine_tuner, published = with_frames(bundle, TrainingConfig(tmp_path / "work")), SimpleQueue[Bundle]()
     with caplog.at_level(logging.INFO):
         fine_tuner.start(published.put)
         try:
@@ -103,7 +103,7 @@ def test_a_training_that_a_signal_ends_is_logged_with_advice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     trainer(tmp_path, monkeypatch, f"kill -{signal_name} $$")
-    fine_tuner = with_frames(bundle, TrainingConfig(None, tmp_path / "work"))
+    fine_tuner = with_frames(bundle, TrainingConfig(tmp_path / "work"))
     with caplog.at_level(logging.ERROR):
         fine_tuner.start(lambda _bundle: None)
         try:

@@ -24,8 +24,8 @@ from cachenet.cloud_server.provision.authority import Authority
 from cachenet.cloud_server.provision.provision import give_to_broker
 from cachenet.edge_agent.cli import app as agent_app
 from cachenet.edge_agent.doctor import connectivity
+from cachenet.models.signing import KeyDirectory
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.bundle.trust import generate
 from cachenet.shared.command import diagnostics
 from tests.broker import free_port
 from tests.bundles import tiny_bundle
@@ -272,16 +272,18 @@ def test_run_reports_a_full_disk_in_one_line_and_tries_again(place: Path, tmp_pa
         broker.kill()
 
 
-def test_a_key_that_has_not_signed_what_is_served(place: Path, deployed: Deployed, tmp_path: Path) -> None:
-    _, public = generate(tmp_path / "keys")
+def test_a_served_bundle_without_signatures_is_a_problem_with_a_trusted_root(
+    place: Path, deployed: Deployed, tmp_path: Path
+) -> None:
+    root = KeyDirectory.create(tmp_path / "keys", datetime.now(timezone.utc)).directory / "root.json"
     process = ServerProcess(tmp_path, "--bundle", str(place / "bundle"), *deployed.flags("server"))
     try:
         process.wait_for("connected to")
         own = [str(place / "pictures"), "--device", "cam", "--store", str(tmp_path / "store"), *deployed.flags("cam")]
-        done = agent(*own, "--trusted-key", str(public))
+        done = agent(*own, "--trusted-root", str(root))
         assert done.exit_code == 1
         assert found(done)["catalogue"] == (
-            "problem", "tiny: --trusted-key has not signed it; sign what cloud-server serves"
+            "problem", "tiny: not signed, and --trusted-root is set; sign what is served"
         )  # fmt: skip
     finally:
         process.stop()
@@ -301,10 +303,10 @@ def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> N
     asking = ("--broker", "mqtt://127.0.0.1:1", "--store", str(tmp_path / "new" / "store"), "--set", "outbox=5MB")
     grade, text = found(agent(*own, *asking))["outbox"]
     assert (grade, text.startswith("up to 5 MB of pictures are stored in")) == ("ok", True)
-    _, public = generate(tmp_path / "keys")
-    output = found(agent(*own, "--trusted-key", str(public)))
+    root = KeyDirectory.create(tmp_path / "keys", datetime.now(timezone.utc)).directory / "root.json"
+    output = found(agent(*own, "--trusted-root", str(root)))
     assert output["bundle"][0] == "problem"
-    assert "--trusted-key has not signed it" in output["bundle"][1]
+    assert "is not signed, and --trusted-root is set" in output["bundle"][1]
     assert found(agent("--broker", "mqtt://127.0.0.1:1", "--store", str(tmp_path / "s")))["source"][0] == "problem"
     assert found(agent(str(place / "pictures"), "--store", str(tmp_path / "s")))["broker"][0] == "problem"
 

@@ -239,7 +239,7 @@ def test_a_device_without_credentials_can_be_removed(tmp_path: Path) -> None:
         (["a/b"], "no device name"),
         (["server"], "another user"),
         (["cam", "--broker", "127.0.0.1:1"], "nothing listens there"),
-        (["cam", "--trusted-key", "/nowhere/bundle.pub"], "/nowhere/bundle.pub: No such file"),
+        (["cam", "--trusted-root", "/nowhere/root.json"], "/nowhere/root.json: No such file"),
     ],
 )
 def test_invalid_provisioning_gives_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], why: str) -> None:

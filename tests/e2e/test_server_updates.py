@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from cachenet.cloud_server.finetune.request_history import MIN_FRAMES
 from cachenet.models.data import sample
-from cachenet.shared.bundle.manifest import parse
-from cachenet.shared.bundle.trust import Key, generate
+from cachenet.models.signing import KeyDirectory
+from cachenet.shared.bundle.manifest import Bundle, parse
+from cachenet.shared.bundle.trust import TrustedRoot
 from cachenet.shared.inference.image import encode
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.protocol import Answer
@@ -38,10 +40,12 @@ def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
     After 150 requests the server publishes a signed submodel for the device, and recommends it to no other one. A
     restarted server has it.
     """
-    private, public = generate(tmp_path / "keys")
     bundle = hampered_bundle(tmp_path / "bundle", "general-1in50.1")
+    keys = KeyDirectory.create(tmp_path / "keys", datetime.now(timezone.utc))
+    keys.sign(Bundle(bundle), datetime.now(timezone.utc))
+    root = TrustedRoot(keys.directory / "root.json")
     flags = ["--bundle", str(bundle), "--broker", mosquitto.url, "--threads", "1"]
-    flags += ["--fine-tune", "--key", str(private), "--work", str(tmp_path / "updates")]
+    flags += ["--fine-tune", "--key", str(keys.directory / "server.key"), "--work", str(tmp_path / "updates")]
     rows = frogs_and_ships(0, 1000)[:MIN_FRAMES].tolist()
     images = sample.load().images[:, :, :, ::-1]
     sent = [encode(np.ascontiguousarray(images[row]))[1] for row in rows]
@@ -57,8 +61,10 @@ def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
             assert time.monotonic() < deadline and "no update" not in server.log(), server.log()
             time.sleep(0.1)
         update_message = messages[1]
-        assert Key(public).verify(update_message.payload, protocol.signature(update_message.properties))
         manifest = parse(update_message.payload)
+        signed = [one.payload for one in device.catalogue if one.topic == protocol.signed_catalogue("hampered")][-1]
+        files = protocol.decode(signed, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
+        assert parse(root.verify("hampered", files, time.time()).manifest) == manifest
         (update,) = manifest.submodels()
         assert manifest.models[update].devices == ("cam",)
         answers = device.ask(sent[0]), other.ask(sent[0])

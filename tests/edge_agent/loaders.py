@@ -18,7 +18,6 @@ from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, Probe
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import Updater
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
-from cachenet.shared.bundle.trust import Key
 from cachenet.shared.transport.mqtt import Message, MqttConnection
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import BlobServer, FakeLink
@@ -51,7 +50,7 @@ class LoaderWithUpdater(ModelLoader):
         store: Store | None,
         link: MqttConnection | None,
         base: str | None,
-        trusted: Key | None = None,
+        root: str = "",
         probe: Probe = no_probe,
         threads: int = 1,
     ) -> None:
@@ -60,7 +59,7 @@ class LoaderWithUpdater(ModelLoader):
         super().__init__(store, self.downloaders[0], "cpu", threads, base, probe=probe)
         self.updater: Updater | None = None
         if store is not None:
-            self.updater = Updater(store, self, self.downloaders[1], probe, trusted, self._required_models)
+            self.updater = Updater(store, self, self.downloaders[1], probe, root, self._required_models)
 
     def _required_models(self, manifest: Manifest) -> set[str]:
         return set() if self._base is None else {self._first_model(manifest)}
@@ -70,9 +69,9 @@ class LoaderWithUpdater(ModelLoader):
         """Errors of loader and updater."""
         return self.error + (self.updater.error if self.updater is not None else "")
 
-    def announce(self, data: bytes, signature: bytes = b"") -> None:
+    def announce(self, data: bytes) -> None:
         assert self.updater is not None
-        self.updater.announce(data, signature)
+        self.updater.announce(data)
 
     def set_target(self, manifest: Manifest | None, version: str) -> None:
         super().set_target(manifest, version)
@@ -112,9 +111,9 @@ class Site:
         self._loaders: list[ModelLoader] = []
 
     def loader(
-        self, base: str | None = "", trusted: Key | None = None, probe: Probe = no_probe, restore: bool = False
+        self, base: str | None = "", root: str = "", probe: Probe = no_probe, restore: bool = False
     ) -> LoaderWithUpdater:
-        loader = LoaderWithUpdater(self.store, cast(MqttConnection, self.link), base, trusted, probe)
+        loader = LoaderWithUpdater(self.store, cast(MqttConnection, self.link), base, root, probe)
         self.server.deliver = loader.receive
         if restore and loader.updater is not None:
             loader.updater.restore()

@@ -25,7 +25,7 @@ from tests.faulty import failing
 def bundle(tmp_path: Path) -> Bundle:
     """A published bundle with golden frames."""
     built = detector_bundle(tmp_path / "built")
-    return publish(built, Bundle(built).manifest, tmp_path / "bundle", None, footage(60)[::20])
+    return publish(built, Bundle(built).manifest, tmp_path / "bundle", footage(60)[::20])
 
 
 def request(bundle: Bundle, *models: str) -> ProbeRequest:

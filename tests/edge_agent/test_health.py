@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -159,3 +161,11 @@ def test_unhealthy_without_a_connection(setup: HealthSetup) -> None:
     assert setup.health() == ""
     link.error = "another device has this name"
     assert setup.health() == "another device has this name"
+
+
+def test_unhealthy_while_no_fresh_metadata_of_a_signed_bundle_arrives(setup: HealthSetup) -> None:
+    signed = SimpleNamespace(stale="no fresh metadata since 2027-01-15 08:00 UTC; updates may be withheld")
+    setup.agent.signed = cast(Any, signed)
+    assert setup.health() == signed.stale
+    signed.stale = ""
+    assert setup.health() == ""

@@ -321,38 +321,3 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
     finally:
         os.system(f"umount {small}")
-
-
-def test_a_bundle_built_with_a_key_is_signed_and_show_checks_the_signature(
-    data: Path, work: Path, scenes: Path, whole: Bundle, tmp_path: Path
-) -> None:
-    runner = CliRunner()
-    keys = tmp_path / "keys"
-    assert runner.invoke(app, ["keys", "--out", str(keys)]).exit_code == 0
-    assert "is there already" in (again := runner.invoke(app, ["keys", "--out", str(keys)])).stderr
-    assert again.exit_code == 2
-    flags = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
-    done = run(*flags, "--set", f"scenes={scenes}", "--share", "0.005", "--key", keys / "bundle.key")
-    assert done.exit_code == 0, done.stderr
-    trusting = ["--trusted-key", str(keys / "bundle.pub")]
-    assert runner.invoke(app, ["show", str(tmp_path / "My Bundle"), *trusting]).exit_code == 0
-
-    unsigned = tmp_path / "bare"
-    shutil.copytree(whole.directory, unsigned)
-    refused = runner.invoke(app, ["show", str(unsigned), *trusting])
-    assert (refused.exit_code, "no signature" in refused.stderr) == (2, True)
-    assert runner.invoke(app, ["sign", str(unsigned), "--key", str(keys / "bundle.key")]).exit_code == 0
-    assert runner.invoke(app, ["show", str(unsigned), *trusting]).exit_code == 0
-    (unsigned / "bundle.json").write_bytes((unsigned / "bundle.json").read_bytes() + b"\n")
-    refused = runner.invoke(app, ["show", str(unsigned), *trusting])
-    assert (refused.exit_code, "another signature" in refused.stderr) == (2, True)
-
-
-@pytest.mark.parametrize("command", ["build", "sign"])
-def test_an_invalid_key_is_refused_before_the_build(data: Path, whole: Bundle, tmp_path: Path, command: str) -> None:
-    (tmp_path / "key").write_text("no key")
-    flags = {"build": ["--full", FULL, "--data", data, "--out", tmp_path / "out"], "sign": [whole.directory]}[command]
-    done = CliRunner().invoke(app, [command, *map(str, flags), "--key", str(tmp_path / "key")])
-    assert done.exit_code == 2
-    assert done.stderr.count("\n") == 1 and "no Ed25519 private key" in done.stderr
-    assert not (tmp_path / "out").exists()

@@ -52,7 +52,7 @@ def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_
     pictures: list[Picture], tmp_path: Path
 ) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
-    first = publish(tiny, Bundle(tiny).manifest, tmp_path / "first", None, pictures)
+    first = publish(tiny, Bundle(tiny).manifest, tmp_path / "first", pictures)
     again = tmp_path / "building"
     link_models(first, [name for name in first.manifest.models if name != "base"], again)
     path = again / "base/1/model.onnx"
@@ -62,7 +62,7 @@ def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_
         first.manifest.models["base"], bytes=path.stat().st_size, sha256=builder.digest(path.read_bytes())
     )
     manifest = msgspec.structs.replace(first.manifest, models={**first.manifest.models, "base": changed})
-    second = publish(again, manifest, tmp_path / "second", None)
+    second = publish(again, manifest, tmp_path / "second")
     for bundle in (first, second):
         for name in bundle.manifest.models:
             check(bundle, name)
@@ -75,13 +75,13 @@ def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_
 
 def test_a_bundle_without_golden_frames_gets_none(tmp_path: Path) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
-    made = publish(tiny, Bundle(tiny).manifest, tmp_path / "made", None)
+    made = publish(tiny, Bundle(tiny).manifest, tmp_path / "made")
     assert made.manifest.golden is None
 
 
 def test_a_bundle_whose_golden_frames_are_damaged_is_refused(pictures: list[Picture], tmp_path: Path) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
-    made = publish(tiny, Bundle(tiny).manifest, tmp_path / "made", None, pictures)
+    made = publish(tiny, Bundle(tiny).manifest, tmp_path / "made", pictures)
     copy = tmp_path / "copy"
     shutil.copytree(made.directory, copy)
     (copy / builder.FILE).write_bytes(b"damaged")
