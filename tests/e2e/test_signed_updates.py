@@ -61,6 +61,7 @@ def test_signed_updates_and_trained_submodels_are_taken_and_an_older_bundle_is_r
     first = signed_bundle(tmp_path / "first", keys)
     second = signed_bundle(tmp_path / "second", keys, 1)
     own = [str(frames), "--trusted-root", str(keys / "root.json"), "--store", str(tmp_path / "store"), "--fps", "20"]
+    own += ["--mode", "offline"]  # asks nothing, so the server trains nothing
     broker, key = ["--broker", mosquitto.url], ["--key", str(keys / "server.key")]
     trained = updated(second, work)
     merged = digest(merge(second.data, difference(second.version, second.manifest, trained.manifest)))
