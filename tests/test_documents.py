@@ -170,14 +170,14 @@ def test_an_sbom_lists_every_package_of_an_environment_with_its_pin(
     assert command is not None and command[1].endswith("--validate")
     variables = fresh_install.variables(tmp_path, "cloud")
     written = []
-    for name in ("one.json", "other.json"):
-        make = f"{sysconfig.get_path('scripts')}/{command[1]} --output-file {tmp_path / name}"
+    for name in ("one.json", "other.json --no-validate"):  # to validate takes seconds
+        make = f"{sysconfig.get_path('scripts')}/{command[1]} --output-file {tmp_path}/{name}"
         run(f"{make} {fresh_install.commands('cloud')}/python", ROOT, variables)
-        written.append((tmp_path / name).read_bytes())
+        written.append((tmp_path / name.split()[0]).read_bytes())
     assert written[0] == written[1]
     components = {canonicalize_name(one["name"]): one["version"] for one in json.loads(written[0])["components"]}
     listed = run("pip list --format freeze", fresh_install.clone, variables).split()
-    installed = dict(line.split("==") for line in listed)
+    installed = dict(line.split("==") for line in listed if not line.startswith("cachenet=="))
     assert components == {canonicalize_name(name): version for name, version in installed.items()}
     requirements = map(Requirement, re.findall(r"^[\w.-]+==.+", (ROOT / "constraints.txt").read_text("utf-8"), re.M))
     pins = {
@@ -185,7 +185,7 @@ def test_an_sbom_lists_every_package_of_an_environment_with_its_pin(
         for one in requirements
         if one.marker is None or one.marker.evaluate()
     }
-    unpinned = {"pip", "setuptools", "cachenet"}  # the venv's own tools, and the program
+    unpinned = {"pip", "setuptools"}  # the environment's own tools
     assert {name: pins[name] for name in components.keys() - unpinned} == {
         name: f"=={version}" for name, version in components.items() if name not in unpinned
     }
