@@ -87,7 +87,7 @@ class OutboxFile:
                 connection.executemany("DELETE FROM frames WHERE id = ?", [(frame,) for frame in removed])
                 if added is not None:
                     columns = ", ".join(StoredFrame._fields)
-                    connection.execute(f"INSERT INTO frames ({columns}) VALUES (?, ?, ?, ?, ?, ?)", added)
+                    connection.execute(f"INSERT INTO frames ({columns}) VALUES (?, ?, ?, ?, ?)", added)
         except sqlite3.Error as error:
             raise _explained(error, self.path) from None
 

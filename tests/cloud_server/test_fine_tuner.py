@@ -72,7 +72,7 @@ def test_a_proven_update_is_published(bundle: Bundle, tmp_path: Path, monkeypatc
         fine_tuner.stop()
     recent = recent_frames.read(tmp_path / "recent", bundle.manifest)
     assert recent.devices == ("cam",)
-    assert [frame.audit for frame in recent.frames] == [True] + [False] * (MIN_FRAMES - 1)
+    assert len(recent.frames) == MIN_FRAMES
     assert all(frame.picture.startswith(GOOD) for frame in recent.frames)
     answer = recent.frames[0].answer
     assert isinstance(answer, Answer) and answer.logits(10).tolist() == SCORES.tolist()

@@ -154,7 +154,7 @@ def test_frames_of_an_earlier_run_are_sent_with_their_ids_although_it_was_killed
         "from cachenet.edge_agent.outbox.database import OutboxFile, StoredFrame\n"
         "file = OutboxFile(Path(sys.argv[1]))\n"
         "for number in range(20):\n"
-        "    file.exchange([], StoredFrame(bytes([number]) * 16, 1.7e9, False, 'full', 'image/png', b'x' * 30000))\n"
+        "    file.exchange([], StoredFrame(bytes([number]) * 16, 1.7e9, 'full', 'image/png', b'x' * 30000))\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=60)
@@ -418,7 +418,7 @@ def test_a_question_is_under_way_before_it_is_sent_and_until_its_wait_ends(tmp_p
 def test_the_pictures_in_the_file_are_those_that_were_offered(tmp_path: Path) -> None:
     file = OutboxFile(tmp_path)
     data = np.random.default_rng(0).bytes(70_000)
-    frame = StoredFrame(b"1" * 16, 5.0, True, "full", "image/jpeg", data)
+    frame = StoredFrame(b"1" * 16, 5.0, "full", "image/jpeg", data)
     file.exchange([], frame)
     assert file.read(b"1" * 16) == frame
     assert file.read(b"2" * 16) is None
