@@ -22,8 +22,8 @@ from benchmarks.aarch64.compare import Answers, compare
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "build/aarch64"
-#: Where the largest difference is not that of float models. Decoded colours differ by two grey levels, and scores of the
-#: INT8 base model by two steps of its output, 0.074 each, because a number is rounded otherwise: twice that is allowed.
+#: Where the largest difference is not that of float models. Decoded colours differ by two grey levels, and scores of
+#: the INT8 base model by two steps of its output, 0.074 each, which is rounded otherwise: twice that is allowed.
 TOLERANCES = {"cifar10 frames": 0.0, "campus frames": 4.0, "cifar10 general-1in50.1": 0.0, "cifar10 base": 0.3}
 _SCRIPT = Path(__file__).with_name("answers.py")
 #: The agent on the shipped clip. Its full model would be loaded for longer than the emulated clip lasts.
