@@ -22,8 +22,8 @@ from benchmarks.aarch64.compare import Answers, compare
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "build/aarch64"
-#: Where the largest difference is not that of float models. Decoded colours differ in some grey levels. INT8 sums are
-#: exact, but what is rounded to INT8 after an addition can differ by a step, 0.074 of a score of this model.
+#: Where the largest difference is not that of float models. Decoded colours differ by two grey levels, and scores of
+#: the INT8 base model by two steps of its output, 0.074 each, which is rounded otherwise: twice that is allowed.
 TOLERANCES = {"cifar10 frames": 0.0, "campus frames": 4.0, "cifar10 general-1in50.1": 0.0, "cifar10 base": 0.3}
 _SCRIPT = Path(__file__).with_name("answers.py")
 #: The agent on the shipped clip. Its full model would be loaded for longer than the emulated clip lasts.
@@ -49,13 +49,13 @@ def check(cpu: str, known: Answers, frames: int) -> bool:
         print(f"  {one.model}: {one.equal} of {one.frames} equal, largest difference {allowed}")
     lines = emulated.run(ROOT, cpu, "-c", _AGENT, *_SETTINGS, "--frames", str(frames)).splitlines()
     answered = sum('"objects"' in line for line in lines)
-    passed = answered == frames and all(one.passed for one in compared)
-    failed = ", ".join(one.model for one in compared if not one.passed)
-    verdict = "passed" if passed else f"FAILED {failed}"
+    agrees = answered == frames and all(one.within_tolerance for one in compared)
+    failed = ", ".join(one.model for one in compared if not one.within_tolerance)
+    verdict = "passed" if agrees else f"FAILED {failed}"
     print(
         f"aarch64 {cpu}: the agent answered {answered} of {frames} frames, models as on {os.uname().machine}: {verdict}"
     )
-    return passed
+    return agrees
 
 
 def main() -> None:
@@ -74,11 +74,11 @@ def main() -> None:
         here, clip = ROOT / "here.msgpack", ROOT / "clip.npy"
         clip.unlink(missing_ok=True)
         subprocess.run([sys.executable, str(_SCRIPT), str(here), str(options.frames), str(clip)], check=True)
-        passed = [check(cpu, read(here), options.frames) for cpu in options.cpu]
+        agree = [check(cpu, read(here), options.frames) for cpu in options.cpu]
     except (emulated.EmulationError, subprocess.CalledProcessError) as error:
         print(f"aarch64: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    raise SystemExit(0 if all(passed) else 1)
+    raise SystemExit(0 if all(agree) else 1)
 
 
 if __name__ == "__main__":

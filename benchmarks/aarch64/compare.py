@@ -27,7 +27,7 @@ class Comparison:
 
     Example:
         >>> [one] = compare({"base": [[0.0, 2.0]]}, {"base": [[0.0, 2.5]]}, tolerances={"base": 0.1})
-        >>> one.equal, one.largest, one.passed
+        >>> one.equal, one.largest, one.within_tolerance
         (0, 0.5, False)
     """
 
@@ -38,7 +38,7 @@ class Comparison:
     tolerance: float
 
     @property
-    def passed(self) -> bool:
+    def within_tolerance(self) -> bool:
         return self.frames > 0 and self.largest <= self.tolerance
 
 

@@ -84,7 +84,8 @@ def run(root: Path, cpu: str, *arguments: str) -> str:
     script = f"""
         mount --rbind /proc {root}/proc; mount --rbind /sys {root}/sys; mount --rbind /dev {root}/dev
         mount --bind {root}/cpuinfo {root}/proc/cpuinfo
-        exec chroot {root} env -i HOME=/root PATH=/usr/bin:/bin LANG=C.UTF-8 OMP_NUM_THREADS=1 {_QEMU} -cpu "$@"
+        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 OMP_NUM_THREADS=1 \\
+            chroot {root} {_QEMU} -cpu "$@"
     """
     return _run("unshare", "--mount", "sh", "-ec", script, "sh", cpu, "/usr/bin/python3", *arguments)
 

@@ -17,7 +17,7 @@ scores = st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_siz
 @given(scores)
 def test_equal_answers_pass_wherever_they_must_be_equal(answers: list[list[float]]) -> None:
     [one] = compare({"base": answers}, {"base": [list(row) for row in answers]}, tolerances={"base": 0.0})
-    assert one.passed and one.equal == one.frames == len(answers)
+    assert one.within_tolerance and one.equal == one.frames == len(answers)
 
 
 @given(scores, st.data())
@@ -28,9 +28,9 @@ def test_a_single_changed_score_fails_where_answers_must_be_equal(
     changed = [list(row) for row in answers]
     changed[frame][label] = math.nextafter(changed[frame][label], math.inf)
     [one] = compare({"base": answers}, {"base": changed}, tolerances={"base": 0.0})
-    assert not one.passed and one.equal == len(answers) - 1
+    assert not one.within_tolerance and one.equal == len(answers) - 1
     [tolerated] = compare({"base": answers}, {"base": changed}, tolerances={})
-    assert tolerated.passed
+    assert tolerated.within_tolerance
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_a_single_changed_score_fails_where_answers_must_be_equal(
 )
 def test_other_objects_fail(found: list[list[list[float]]]) -> None:
     known = [[[0, 0.9, 0.1, 0.1, 0.2, 0.3]]]
-    assert [one.passed for one in compare({"full": known}, {"full": known}, tolerances={})] == [True]
-    assert [one.passed for one in compare({"full": known}, {"full": found}, tolerances={})] == [False]
+    assert [one.within_tolerance for one in compare({"full": known}, {"full": known}, tolerances={})] == [True]
+    assert [one.within_tolerance for one in compare({"full": known}, {"full": found}, tolerances={})] == [False]
 
 
 def test_a_model_that_did_not_answer_fails_and_each_model_has_its_tolerance() -> None:
     compared = compare({"full": [[1.0]], "base": [[1.0]]}, {"base": [[1.5]]}, tolerances={"base": 0.5})
-    assert [(one.model, one.equal, one.passed) for one in compared] == [("full", 0, False), ("base", 0, True)]
+    assert [(one.model, one.equal, one.within_tolerance) for one in compared] == [("full", 0, False), ("base", 0, True)]
