@@ -66,7 +66,7 @@ python3 -c 'import ensurepip, venv' 2> /dev/null || fail "python3 lacks venv: su
 echo "Installing the software into /opt/cachenet"
 [ -x /opt/cachenet/bin/pip ] || python3 -m venv /opt/cachenet
 software=$clone
-[ ! -f "$credentials/root.json" ] || software="$clone[signed]"
+[ ! -f "$credentials/root.json" ] || software="${clone}[signed]"
 /opt/cachenet/bin/pip install --quiet --disable-pip-version-check --constraint "$clone/constraints.txt" "$software"
 # The clone may have changed without a new version.
 /opt/cachenet/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$clone"

@@ -61,7 +61,7 @@ class OutboxFile:
     Example:
         >>> import tempfile
         >>> file = OutboxFile(Path(tempfile.mkdtemp()))
-        >>> file.exchange([], StoredFrame(b"1", 0.0, True, "full", "image/png", b"..."))
+        >>> file.exchange([], StoredFrame(b"1", 0.0, "full", "image/png", b"..."))
         >>> file.index()
         [(b'1', 4099, 0.0)]
     """

@@ -90,4 +90,4 @@ def merge(signed: bytes, extension: Extension) -> bytes:
 
 def _takes_prior(manifest: Manifest) -> bool:
     """Whether no submodel of the manifest would be judged by an extension's prior."""
-    return "submodel" not in manifest.priors and not manifest.submodels()
+    return not manifest.submodels()

@@ -21,7 +21,7 @@ _CLASSES = 10
 _INPUT = Input(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _PREPARE = preprocessor(_INPUT)
 #: Structured messages that a device or a server receives.
-_MESSAGES: tuple[Any, ...] = (protocol.Reply, protocol.Chunk, protocol.BlobRequest)
+_MESSAGES: tuple[Any, ...] = (protocol.Reply, protocol.Chunk, protocol.BlobRequest, protocol.SignedCatalogue)
 
 
 class OutOfBounds(Exception):
@@ -58,7 +58,7 @@ def _protocol(data: bytes) -> None:
     texts = [part.decode("utf-8", "ignore") for part in rest]
     properties = list(zip(texts[::2], texts[1::2], strict=False))
     with contextlib.suppress(protocol.Malformed):
-        protocol.signature(properties)
+        protocol.catalogue_of(topic.decode("utf-8", "ignore"))
     _, leaf = protocol.device_of(topic.decode("utf-8", "ignore"))
     protocol.request(leaf, content.decode("utf-8", "ignore"), correlation or None, properties)
 

@@ -44,9 +44,16 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> DetectorModel:
     return load_detector(squares.detector(tmp_path_factory.mktemp("full") / "full.onnx"))
 
 
-def make(full: DetectorModel, footage: Path, work: Path, out: Path, base: DetectorModel | None = None) -> Bundle:
+def make(
+    full: DetectorModel,
+    footage: Path,
+    work: Path,
+    out: Path,
+    base: DetectorModel | None = None,
+    config: build.DetectorConfig = CONFIG,
+) -> Bundle:
     with Progress(console=Console(file=io.StringIO())) as progress:
-        return build.build(CONFIG, full, base, [find(footage)], work, out, progress)
+        return build.build(config, full, base, [find(footage)], work, out, progress)
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +130,11 @@ def test_a_users_base_model_is_the_base_beside_the_own_detector(
 
 
 def test_a_base_model_is_fine_tuned_to_a_submodel_for_the_place(
-    full: DetectorModel, footage: Path, bundle: Bundle, tmp_path: Path
+    full: DetectorModel, footage: Path, tmp_path: Path
 ) -> None:
-    """The given base model is an own one that has learned for three epochs: two more make it better."""
-    base = load_detector(bundle.path("base"))
+    """The given base model is an own one that has learned for one epoch: two more make it better."""
+    first = make(full, footage, tmp_path / "first work", tmp_path / "first", config=replace(CONFIG, epochs=1))
+    base = load_detector(first.path("base"))
     made = make(full, footage, tmp_path / "work", tmp_path / "out", base)
     models = made.manifest.models
     assert made.manifest.provenance["scene"].startswith("base model, fine-tuned")

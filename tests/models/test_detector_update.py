@@ -166,5 +166,5 @@ def test_the_oldest_scene_submodel_makes_room(updated: Bundle, tmp_path: Path, m
         path.parent.mkdir(parents=True)
         path.write_bytes(updated.path("scene-001").read_bytes())
         newer = msgspec.structs.replace(entry, file="scene-002/1/model.onnx", devices=("door",))
-        made = update._publish(updated, building, tmp_path / "out", None, "scene-002", newer)
+        made = update._publish(updated, building, tmp_path / "out", "scene-002", newer)
     assert made.manifest.submodels() == ["scene-002"]
