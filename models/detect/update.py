@@ -22,7 +22,7 @@ from cachenet.models.detect.agreement import Agreement
 from cachenet.models.detect.build import write_detector
 from cachenet.models.detect.fine_tune import EPOCHS, fine_tune
 from cachenet.models.detect.footage import Block, take
-from cachenet.models.device_submodels import without
+from cachenet.models.device_submodels import making_room, next_name
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.models.train.fine_tune import NoImprovement
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
@@ -119,7 +119,7 @@ def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress) 
         found = compare(measure(trained, tune, prove), before)
         if not found.proven:
             raise NoImprovement(f"on the latest {len(prove)} frames, trained and {resident}: {found}")
-        name = _new_name(manifest)
+        name = next_name(manifest.models, _PREFIX)
         entry = write_detector(building, name, "submodel", trained, manifest.name)
         assert entry.decoder is not None
         entry = msgspec.structs.replace(
@@ -186,17 +186,9 @@ def model_of(bundle: Bundle, name: str) -> DetectorModel:
     return replace(load_detector(bundle.path(name)), decoder=entry.decoder)
 
 
-def _new_name(manifest: Manifest) -> str:
-    numbers = [int(name.removeprefix(_PREFIX)) for name in manifest.models if name.startswith(_PREFIX)]
-    return f"{_PREFIX}{max(numbers, default=0) + 1:03}"
-
-
 def _publish(bundle: Bundle, building: Path, out: Path, name: str, entry: Model) -> Bundle:
     """Write the bundle with ``entry`` as its newest model. A model without devices that run it any more is removed."""
-    models = dict(without(bundle.manifest, entry.devices).models)
-    scenes = [other for other, model in models.items() if model.devices]
-    for other in scenes[: max(0, len(scenes) + 1 - _MAX_SCENES)]:
-        del models[other]
+    models = making_room(bundle.manifest, entry.devices, _PREFIX, _MAX_SCENES).models
     linked = models if name not in bundle.manifest.models else {**models, name: entry}
     link_models(bundle, linked, building)
     return publish(building, msgspec.structs.replace(bundle.manifest, models={**models, name: entry}), out)

@@ -24,7 +24,7 @@ from cachenet.models.bundle_writer import link_models, publish, under_constructi
 from cachenet.models.certify import submodel_prior
 from cachenet.models.certify.traces import Logits
 from cachenet.models.data.cifar10 import Images
-from cachenet.models.device_submodels import without
+from cachenet.models.device_submodels import making_room, next_name, without
 from cachenet.models.export import quantise
 from cachenet.models.export.dequantise import dequantised
 from cachenet.models.train import proof
@@ -59,6 +59,8 @@ _NOISE = 2.0
 _MIN_OTHERS = 4
 #: Maximum number of submodels of devices in a bundle; the oldest is removed.
 _MAX_UPDATES = 64
+#: Before the number in the name of a device's submodel.
+_PREFIX = "update-"
 
 
 class NoImprovement(Exception):
@@ -256,15 +258,11 @@ def _with_prior(bundle: Bundle, manifest: Manifest, submodel: Probabilities, blo
 
 
 def _name(models: dict[str, Model], devices: tuple[str, ...]) -> str:
-    numbers = [int(name.split("-")[1]) for name in models if name.startswith("update-")]
-    return model_name(f"update-{max(numbers, default=0) + 1:03}", devices)
+    return model_name(next_name(models, _PREFIX), devices)
 
 
 def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
     """Link the other models into ``directory``, but for the oldest update if too many; return the manifest."""
-    old = without(bundle.manifest, model.devices)
-    updates = [other for other in old.models if other.startswith("update-")]
-    dropped = updates[: max(0, len(updates) + 1 - _MAX_UPDATES)]
-    others = {other: entry for other, entry in old.models.items() if other not in dropped}
-    link_models(bundle, others, directory)
-    return msgspec.structs.replace(old, models={**others, name: model})
+    others = making_room(bundle.manifest, model.devices, _PREFIX, _MAX_UPDATES)
+    link_models(bundle, others.models, directory)
+    return msgspec.structs.replace(others, models={**others.models, name: model})

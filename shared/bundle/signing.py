@@ -154,8 +154,8 @@ def read_metadata(bundle: Path) -> Files:
     return files
 
 
-def check_targets(root: Root, files: Files, manifest: bytes) -> Targets:
-    """The targets, which ``root`` must have signed, and which must name ``manifest``. Raises ``RepositoryError``."""
+def check_targets(root: Root, files: Files, manifest: bytes) -> None:
+    """Check that ``root`` has signed the targets, and that they name ``manifest``. Raises ``RepositoryError``."""
     data = files.get(f"{TARGETS}.json")
     if data is None:
         raise RepositoryError("it is not signed")
@@ -165,7 +165,6 @@ def check_targets(root: Root, files: Files, manifest: bytes) -> Targets:
     if target is None:
         raise RepositoryError(f"its metadata names no {MANIFEST}")
     target.verify_length_and_hashes(manifest)
-    return metadata.signed
 
 
 def _load(data: bytes, kind: type[T]) -> Metadata[T]:
