@@ -118,6 +118,8 @@ class FineTuner:
             log.info("an update for %s after %.0f s: %s", names, time.monotonic() - started, self._bundle.version[:12])
         elif code == NOT_PROVEN:
             log.info("no update for %s", names)
+        elif code is not None:
+            log.error("no update for %s: its training has failed", names)
 
     def _run(self, recent: Path) -> int | None:
         """Run ``model-builder fine-tune`` on this file. Its exit code, or None if ``stop`` ended it."""

@@ -78,7 +78,7 @@ def _chosen(aligned: Tensor, overlap: Tensor) -> Tensor:
     allowed = torch.where(aligned > 0, overlap, torch.zeros_like(overlap))
     counts = allowed.topk(most, 1).values.sum(1).int().clamp(min=1)
     values, places = aligned.topk(most, 1)
-    wanted = (torch.arange(most) < counts[:, None]) & (values > 0)
+    wanted = (torch.arange(most, device=counts.device) < counts[:, None]) & (values > 0)
     return torch.zeros_like(aligned, dtype=torch.bool).scatter_(1, places, wanted)
 
 

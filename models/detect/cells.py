@@ -53,7 +53,7 @@ def cells(outputs: list[Tensor], decoder: Decoder, size: tuple[int, int]) -> Cel
     if not strides_of(table.shape[1], size):
         raise NotTrainable("a detector with several boxes a cell cannot be trained")
     offset = 0.0 if decoder.kind == "yolox" else 0.5
-    centres, strides = (torch.from_numpy(one) for one in grid(table.shape[1], size, offset))
+    centres, strides = (torch.from_numpy(one).to(table.device) for one in grid(table.shape[1], size, offset))
     classes = list(decoder.classes)
     if decoder.kind == "yolov8":
         return Cells(
@@ -68,10 +68,10 @@ def cells(outputs: list[Tensor], decoder: Decoder, size: tuple[int, int]) -> Cel
 
 def _nanodet(table: Tensor, decoder: Decoder, size: tuple[int, int]) -> Cells:
     offset = 0.0 if len(strides_of(table.shape[1], size)) == 4 else 0.5
-    centres, steps = (torch.from_numpy(one) for one in grid(table.shape[1], size, offset))
+    centres, steps = (torch.from_numpy(one).to(table.device) for one in grid(table.shape[1], size, offset))
     classes = table.shape[2] - 4 * decoder.bins
     shares = table[..., classes:].reshape(*table.shape[:2], 4, decoder.bins).softmax(-1)
-    distances = (shares * torch.arange(decoder.bins)).sum(-1) * steps
+    distances = (shares * torch.arange(decoder.bins, device=table.device)).sum(-1) * steps
     boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1)
     return Cells(boxes, table[..., list(decoder.classes)], centres, steps)
 
@@ -79,11 +79,11 @@ def _nanodet(table: Tensor, decoder: Decoder, size: tuple[int, int]) -> Cells:
 def _fastestdet(table: Tensor, decoder: Decoder, size: tuple[int, int]) -> Cells:
     rows, columns = table.shape[2:]
     flat = table.flatten(2).transpose(1, 2)  # (n, cells, 5 + classes)
-    step = torch.tensor([size[0] / columns, size[1] / rows])
-    numbers = torch.arange(rows * columns)
+    step = table.new_tensor([size[0] / columns, size[1] / rows])
+    numbers = torch.arange(rows * columns, device=table.device)
     corners = torch.stack([numbers % columns, numbers // columns], 1).float()
     centres = (corners + flat[..., 1:3].tanh()) * step
-    boxes = _centred(centres, flat[..., 3:5].sigmoid() * torch.tensor([float(one) for one in size]))
+    boxes = _centred(centres, flat[..., 3:5].sigmoid() * table.new_tensor(size))
     scores = _power(flat[..., :1], 0.6) * _power(flat[..., [5 + one for one in decoder.classes]], 0.4)
     return Cells(boxes, scores, corners * step, step.mean().expand(len(corners), 1))
 

@@ -69,9 +69,11 @@ class OnnxNetwork(Network):
     def heads(self, x: Tensor) -> list[Tensor]:
         """The outputs for pictures ``(n, channels, height, width)``, each with a first axis of ``n``.
 
-        The graph itself takes one picture: its reshapes may have a batch of 1 in their numbers.
+        The graph itself takes one picture: its reshapes may have a batch of 1 in their numbers. They are float32:
+        under ``vmap`` autocast changes only some of a convolution's inputs on a GPU, and none on a processor.
         """
-        return list(torch.vmap(self._run, randomness="error")(x[:, None]))
+        with torch.autocast(x.device.type, enabled=False):
+            return list(torch.vmap(self._run, randomness="error")(x[:, None].float()))
 
     def model(self) -> ModelProto:
         """A copy of the graph with the present weights, in their stored precision."""
@@ -90,7 +92,7 @@ class OnnxNetwork(Network):
         for node, operator, attributes in self._nodes:
             results = operator([values[name] if name else None for name in node.input], attributes)
             results = results if isinstance(results, tuple) else (results,)
-            values |= dict(zip(node.output, results, strict=False))
+            values |= {name: one.to(picture.device) for name, one in zip(node.output, results, strict=False)}
         return tuple(values[name] for name in self._outputs)
 
 

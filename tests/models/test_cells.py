@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cachenet.models.detect.aligned_loss import _chosen
 from cachenet.models.detect.cells import cells
 from cachenet.models.train.onnx_network import NotTrainable
 from cachenet.shared.inference.decoders import Decoder, DecoderKind, decode
@@ -57,3 +58,12 @@ def test_a_detector_without_cells_is_refused() -> None:
         cells([torch.zeros(1, 1, 10, 4)], Decoder("detr", (0,)), SIZE)
     with pytest.raises(NotTrainable, match="several boxes a cell"):
         cells([torch.zeros(1, 1, 3 * CELLS, 6)], Decoder("yolov5", (0,)), SIZE)
+
+
+@pytest.mark.parametrize("kind", ["yolox", "yolov5", "yolov8", "nanodet", "fastestdet"])
+def test_all_cells_are_where_the_outputs_are(kind: DecoderKind) -> None:
+    """The meta device has no values, and fails, as a GPU does, where its tensors meet a processor's."""
+    shape = outputs(kind, np.random.default_rng(0)).shape
+    found = cells([torch.empty(1, 1, *shape, device="meta")], Decoder(kind, (2, 0), score=0.3), SIZE)
+    assert {found.boxes.device.type, found.scores.device.type, found.centres.device.type} == {"meta"}
+    assert _chosen(found.scores[0].T, found.scores[0].T).device.type == "meta"
