@@ -22,6 +22,9 @@ CHUNK_BYTES = 32 << 10
 RESERVED_BYTES = 8 << 20
 #: Time to wait for a chunk before it is requested again, and for a connection, seconds.
 _CHUNK_TIMEOUT_S = 2.0
+#: Time after which a download without a new chunk is given up, seconds: it is tried again after the others. A server
+#: that sends single bytes, or nothing, holds up no other file.
+_STALLED_S = 60.0
 #: Time between two attempts to send a request, seconds.
 _POLL_S = 0.1
 
@@ -85,10 +88,11 @@ class Downloader:
         if size - self._store.offset(sha256) > (free := self._store.free_bytes() - RESERVED_BYTES):
             raise StoreError(f"{sha256[:12]} has {size / 1e6:.1f} MB and the disk {max(0, free) / 1e6:.1f} MB left")
         while (offset := self._store.offset(sha256)) < size:
-            chunk = self._fetch_chunk(sha256, offset, min(CHUNK_BYTES, size - offset))
+            length = min(CHUNK_BYTES, size - offset)
+            chunk = self._fetch_chunk(sha256, offset, length)
             if chunk.error:
                 raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
-            if chunk.total != size or not 0 < len(chunk.data) <= size - offset:
+            if chunk.total != size or len(chunk.data) != length:
                 raise StoreError(f"{sha256[:12]}: the server's file has another size")
             self._store.append(sha256, chunk.data)
         return self._store.finish(sha256)
@@ -100,6 +104,8 @@ class Downloader:
         begun, self._awaited = time.monotonic(), sha256
         try:
             while not self._interrupted.is_set():
+                if time.monotonic() - begun > _STALLED_S:
+                    raise StoreError(f"{sha256[:12]}: the server has sent nothing for {_STALLED_S:.0f} s")
                 if not self._link.publish(self._request_topic, request, qos=1):
                     if time.monotonic() - begun > _CHUNK_TIMEOUT_S:
                         raise StoreError("there is no connection to fetch models over")

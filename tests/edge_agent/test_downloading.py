@@ -102,8 +102,9 @@ def test_what_arrives_with_another_digest_is_fetched_afresh(site: Site, caplog: 
         lambda chunk: Chunk(chunk.offset, chunk.total + 1, chunk.data),
         lambda chunk: Chunk(chunk.offset, chunk.total, b""),
         lambda chunk: Chunk(chunk.offset, chunk.total, bytes(chunk.total - chunk.offset + 1)),
+        lambda chunk: Chunk(chunk.offset, chunk.total, chunk.data[:1]),
     ],
-    ids=["refusal", "another-size", "nothing", "too-much"],
+    ids=["refusal", "another-size", "nothing", "too-much", "single-bytes"],
 )
 def test_a_server_without_the_file_is_reported_and_asked_again(site: Site, answer: Callable[[Chunk], Chunk]) -> None:
     site.server.spoil = lambda _, chunk: answer(chunk)
@@ -113,6 +114,22 @@ def test_a_server_without_the_file_is_reported_and_asked_again(site: Site, answe
     site.server.spoil = lambda _, chunk: chunk
     assert ready(loader).name == "base"
     until(lambda: loader.errors == "")
+
+
+def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow retrieval: a server that answers the requests of one file late or never."""
+    monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
+    slow = site.bundle.manifest.models["animals"].sha256
+    site.server.spoil = lambda request, chunk: None if request.sha256 == slow else chunk
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).name == "base"
+    loader.request("animals")
+    until(lambda: "has sent nothing" in loader.errors)
+    loader.request("vehicles")
+    assert ready(loader).name == "vehicles"
+    site.server.spoil = lambda _, chunk: chunk
+    assert ready(loader).name == "animals"
 
 
 def test_repeated_requests_download_once(site: Site) -> None:
