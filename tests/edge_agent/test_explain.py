@@ -196,7 +196,7 @@ def test_a_run_of_classifiers_is_explained_frame_by_frame(tmp_path: Path) -> Non
     streams.record_stream(
         streams.schedule("held", images.labels, 5, 60), images.images, tmp_path / "stream", cifar10.LABELS
     )
-    settings = Settings(provider="cpu", levels=("frames", "base", "full"), decision_log=str(log))
+    settings = Settings(provider="cpu", levels=("frames", "base", "full"), decision_log=str(log), deadline_ms=60_000)
     agent = Agent(settings, [open_source(str(tmp_path / "stream"))], None, None, Bundle(Path("models/zoo/cifar10")))
     agent.run(JsonLinesWriter(""))
     found = {made.frame: made for made in map(explain, read(log))}

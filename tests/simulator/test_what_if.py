@@ -44,7 +44,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Made:
     images, log, recorded = sample.load(), directory / "c.jsonl", directory / "stream"
     streams.record_stream(streams.schedule("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
     settings = Settings(
-        provider="cpu", levels=("frames", "base", "full"), decision_log=str(log), early_exits="off", device="pi"
+        provider="cpu",
+        levels=("frames", "base", "full"),
+        decision_log=str(log),
+        early_exits="off",
+        device="pi",
+        deadline_ms=60_000,
     )
     Agent(settings, [open_source(str(recorded))], None, None, bundle).run(JsonLinesWriter(""))
     return log, bundle, recorded
