@@ -49,7 +49,7 @@ def test_the_same_errors_give_the_same_figures() -> None:
     assert gains(SIZES, drawn(0.5, 0.3, 1), [800, 2400]) == gains(SIZES, drawn(0.5, 0.3, 1), [800, 2400])
 
 
-@given(st.lists(st.integers(100, 200), min_size=1, max_size=3), st.sampled_from([1 / 8, 1 / 4, 1 / 2, 1.0]))
+@given(st.lists(st.integers(200, 300), min_size=1, max_size=3), st.sampled_from([1 / 8, 1 / 4, 1 / 2, 1.0]))
 def test_a_model_learns_from_the_latest_frames_before_those_it_is_measured_on(runs: list[int], share: float) -> None:
     sequences = np.concatenate([np.full(length, number) for number, length in enumerate(runs)])
     learn, tune, prove = divided(sequences)
