@@ -219,9 +219,9 @@ def sentences(results: dict[str, Any]) -> list[str]:
     for one in results["more"]:
         low, high = one["interval"]
         half = (high - low) / 2
-        doubt = "" if low > 0.05 else ": not shown to buy anything"
+        remark = "" if low > 0.05 else ": not shown to buy anything"
         lines.append(
             f"{one['frames']:,} more frames would buy {one['points']:.1f} +- {half:.1f} points of "
-            f"{results['measured']} (90 %: {low:.1f} to {high:.1f}){doubt}"
+            f"{results['measured']} (90 %: {low:.1f} to {high:.1f}){remark}"
         )
     return lines

@@ -45,7 +45,7 @@ def test_errors_that_do_not_fall_buy_nothing_and_a_line_says_so() -> None:
     ]
 
 
-def test_the_same_errors_give_the_same_figures() -> None:
+def test_the_same_errors_give_the_same_gains() -> None:
     assert gains(SIZES, drawn(0.5, 0.3, 1), [800, 2400]) == gains(SIZES, drawn(0.5, 0.3, 1), [800, 2400])
 
 
