@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from cachenet.edge_agent.explain.record import FrameRecord
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outbox.outbox import Outbox
 from cachenet.edge_agent.outputs import report
@@ -45,6 +46,7 @@ class AnsweredFrame:
         line: Label, level, confidence, risk and latency as the user sees them, and the names of camera and zone.
         time: Time of the frame in its file, seconds; None for live sources and files without times.
         lines: The answers of all zones to this frame, or the only answer; empty before the last zone is answered.
+        record: What is known of the decision; None where decisions are not explained.
     """
 
     picture: Picture
@@ -52,6 +54,7 @@ class AnsweredFrame:
     line: report.AnswerLine
     time: float | None = None
     lines: tuple[report.AnswerLine, ...] = ()
+    record: FrameRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +234,12 @@ class Camera:
             self.accuracy.add(line.label, shot.truth)
         else:
             self.objects.add(line.counts)
+        record = None
+        if cascade.explains:
+            labels, seconds = tuple(manifest.labels), latency_ms / 1000
+            record = FrameRecord(answer, cascade.decision, labels, self.settings, self.uses_cloud, seconds)
         self.last_answered = answered = AnsweredFrame(
-            shot.picture, answer, line, shot.time, (*turn.lines, line) if turn.last else ()
+            shot.picture, answer, line, shot.time, (*turn.lines, line) if turn.last else (), record
         )
         for observe in self._observers:
             observe(answered)

@@ -21,6 +21,7 @@ from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor import doctor
 from cachenet.edge_agent.doctor import forget as forget_device
 from cachenet.edge_agent.doctor.service import reporting
+from cachenet.edge_agent.explain.command import explain
 from cachenet.edge_agent.outputs import home_assistant, report
 from cachenet.edge_agent.outputs.observers import Writer, attach_observers
 from cachenet.edge_agent.outputs.recorder import Recorder
@@ -271,6 +272,7 @@ def _details(summary: dict[str, Any]) -> str:
     )
 
 
+app.command()(explain)
 app.command("doctor")(command("edge-agent", run, Settings, doctor.findings, doctor.ABOUT))
 
 

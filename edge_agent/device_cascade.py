@@ -108,13 +108,15 @@ def build_device_cascade(
         # A camera draws the same audits in every run, and different audits than other cameras and zones.
         seed=settings.device + settings.title,
     )
-    return build_cascade(
+    cascade = build_cascade(
         spec,
         base if "base" in settings.levels else None,
         submodel_bytes if "submodels" in settings.levels else None,
         tally,
         kind,
     )
+    cascade.explains = settings.explains
+    return cascade
 
 
 def build_device_scene_cascade(
@@ -137,10 +139,12 @@ def build_device_scene_cascade(
         audit_floor=settings.audit_share if uses_cloud else 0.0,
         seed=settings.device + settings.title,
     )
-    return build_scene_cascade(
+    cascade = build_scene_cascade(
         spec,
         base if "base" in settings.levels else None,
         submodel_bytes if "submodels" in settings.levels else None,
         tally,
         kind,
     )
+    cascade.explains = settings.explains
+    return cascade

@@ -210,7 +210,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="[host:]port of the HTTP endpoint with /metrics for Prometheus and /health.")
     ] = ""
     record: Annotated[str, Meta(description="New directory to record the frames in, as a stream.")] = ""
-    decision_log: Annotated[str, Meta(description="File to log every decision in, for 'simulator replay'.")] = ""
+    decision_log: Annotated[
+        str, Meta(description="File to log every decision in, for 'edge-agent explain' and 'simulator replay'.")
+    ] = ""
     output: Annotated[str, Meta(description="File to append one JSON line per frame to; - is standard output.")] = ""
     output_max: Annotated[
         str, Meta(description="Largest size of the output file, as in 100MB; a full file is renamed to FILE.1.")
@@ -331,6 +333,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if task == "detection":
             return "--max-object-error", self.max_object_error
         return "--max-disagreement", self.max_disagreement
+
+    @property
+    def explains(self) -> bool:
+        """Whether an output explains decisions: the decision log or the preview."""
+        return bool(self.decision_log or self.preview)
 
     @property
     def outbox_bytes(self) -> int:

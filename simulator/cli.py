@@ -270,6 +270,15 @@ def replay(
     log: Annotated[Path, typer.Argument(help="Decision log that edge-agent has written (setting decision_log).")],
     stream_dir: Annotated[Path, typer.Option("--stream", help="Directory of the stream that the device answered.")],
     bundle: Annotated[Path, typer.Option(help=f"Bundle that the device answered with: {zoo.HELP}.")] = Path("cifar10"),
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            metavar="KEY=VALUE",
+            help="Settings to answer the stream with, as for --set; several separated by spaces. Repeat the option for "
+            "more columns.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Replay a device's decision log and check that every answer is the same to the last bit. The exit code is 1 if an
@@ -277,8 +286,16 @@ def replay(
 
     Run it on the machine that wrote the log: another processor's arithmetic may differ.
 
+    With --what-if nothing is checked: the stream is answered under other settings, side by side with the log.
+
     Example: simulator replay build/decisions.jsonl --stream build/dwell
+
+    Example: simulator replay build/decisions.jsonl --stream build/dwell --what-if max_disagreement=0.05
+    --what-if levels=frames,base
     """
+    if changes:
+        _what_if(log, stream_dir, bundle, changes, as_json)
+        return
     from cachenet.shared.bundle.manifest import Bundle
     from cachenet.shared.inference.image import BadPicture
     from cachenet.simulator.traces.replay import replay
@@ -287,7 +304,7 @@ def replay(
         task = progress.add_task("frames", total=None)
         found = replay(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
     if found.truncated:
-        exit.say("simulator", f"{log} ends within a line, which is not replayed: it was not written to its end")
+        _say_truncated(log)
     if as_json:
         counts = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
         counts["truncated"] = found.truncated
@@ -299,6 +316,34 @@ def replay(
         )
     if found.first is not None:
         _end(1, _difference(*found.first))
+
+
+def _say_truncated(log: Path) -> None:
+    exit.say("simulator", f"{log} ends within a line, which is not replayed: it was not written to its end")
+
+
+def _what_if(log: Path, stream_dir: Path, bundle: Path, changes: list[str], as_json: bool) -> None:
+    """Replay a log under other settings, and print them side by side."""
+    from cachenet.shared.bundle.manifest import Bundle
+    from cachenet.shared.inference.image import BadPicture
+    from cachenet.simulator.report.what_if import measures, table
+    from cachenet.simulator.traces.what_if import what_if
+
+    with _reported(also=BadPicture), _progress() as progress:
+        task = progress.add_task("frames", total=None)
+        found = what_if(
+            log,
+            Bundle(zoo.find(bundle)),
+            stream_dir,
+            changes,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            lambda: _say_truncated(log),
+        )
+    if as_json:
+        shown = {"columns": [measures(column) for column in found.columns], "computed": found.computed}
+        print(msgspec.json.encode(shown).decode())
+    else:
+        print(table(found))
 
 
 def _difference(logged: AnyAnswer | None, replayed: AnyAnswer | None) -> str:

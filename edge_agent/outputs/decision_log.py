@@ -10,6 +10,7 @@ import numpy as np
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.decision import Decision
 from cachenet.shared.cascade.detect.detections import Boxes, Detections
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.types import (
@@ -76,6 +77,7 @@ class CascadeCreated(msgspec.Struct, frozen=True, tag="begun"):
         asks: Whether misses may be sent to a server.
         room: Bytes that all submodels may use together.
         learned: Bytes from which ``learner_file.restore`` restored the risk models; empty for none.
+        labels: Labels of the bundle; empty in logs of earlier versions.
     """
 
     settings: Settings
@@ -84,6 +86,7 @@ class CascadeCreated(msgspec.Struct, frozen=True, tag="begun"):
     asks: bool
     room: int
     learned: bytes = b""
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "settings", without_passwords(self.settings))
@@ -97,13 +100,18 @@ class LookedUp(msgspec.Struct, frozen=True, tag="lookup"):
 
 
 class Completed(msgspec.Struct, frozen=True, tag="complete"):
-    """A call of ``Cascade.complete``, and the answer."""
+    """A call of ``Cascade.complete``, and the answer.
+
+    Attributes:
+        decision: What the lookup has tried; None in logs of earlier versions.
+    """
 
     frame: int
     now: float
     reply: LoggedReply | None
     error: str = msgspec.field(name="trouble")
     answer: Answer
+    decision: Decision | None = None
 
 
 class LateReply(msgspec.Struct, frozen=True, tag="late"):
@@ -151,7 +159,11 @@ class SceneLookedUp(msgspec.Struct, frozen=True, tag="scene-lookup"):
 
 
 class SceneCompleted(msgspec.Struct, frozen=True, tag="scene-complete"):
-    """A call of ``SceneCascade.complete``, and the answer."""
+    """A call of ``SceneCascade.complete``, and the answer.
+
+    Attributes:
+        decision: What the lookup has tried; None in logs of earlier versions.
+    """
 
     frame: int
     now: float
@@ -159,6 +171,7 @@ class SceneCompleted(msgspec.Struct, frozen=True, tag="scene-complete"):
     error: str
     answer: SceneAnswer
     motions: Motions
+    decision: Decision | None = None
 
 
 class SceneLateReply(msgspec.Struct, frozen=True, tag="scene-late"):
@@ -228,7 +241,7 @@ class LoggedCascade(Cascade):
     def complete(self, step: Step, reply: Reply | None, now: float, error: str = "") -> Answer:
         answer = super().complete(step, reply, now, error)
         logged = logged_reply(reply) if reply is not None else None
-        self.log.write(Completed(step.frame.index, now, logged, error, answer))
+        self.log.write(Completed(step.frame.index, now, logged, error, answer, self.decision))
         return answer
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:
@@ -273,7 +286,8 @@ class LoggedSceneCascade(SceneCascade):
     def complete(self, step: SceneStep, reply: SceneReply | None, now: float, failure: str = "") -> SceneAnswer:
         answer = super().complete(step, reply, now, failure)
         logged = logged_objects(reply) if reply is not None else None
-        self.log.write(SceneCompleted(step.frame.index, now, logged, failure, answer, self._taken()))
+        event = SceneCompleted(step.frame.index, now, logged, failure, answer, self._taken(), self.decision)
+        self.log.write(event)
         return answer
 
     def on_late_reply(self, reply: SceneReply, now: float) -> SceneAnswer | None:

@@ -27,7 +27,8 @@ def _figure(camera: str, streamed: bool) -> str:
     query = f"?camera={quote(camera)}" if camera else ""
     picture = f'<img src="/{"stream.mjpg" if streamed else "snapshot.jpg"}{query}" alt="">'
     caption = f"<figcaption>{escape(camera)} <b></b></figcaption>"
-    return f'<figure data-camera="{escape(camera)}"><a href="/{query}">{picture}</a>{caption}</figure>'
+    why = f'<details data-why="/why.txt{query}"><summary>Why this answer?</summary><pre></pre></details>'
+    return f'<figure data-camera="{escape(camera)}"><a href="/{query}">{picture}</a>{caption}{why}</figure>'
 
 
 _PAGE = """<!doctype html>
@@ -40,6 +41,9 @@ main {{ display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }}
 figure {{ margin: 0; max-width: 100% }}
 img {{ display: block; max-width: 100%; min-width: 320px; min-height: 200px; border-radius: 6px; background: #181818 }}
 figcaption {{ padding: 4px 2px; color: #aaa }}
+details {{ color: #aaa }}
+summary {{ cursor: pointer }}
+pre {{ margin: 6px 0; max-width: 84ch; white-space: pre-wrap; color: #ddd; font: 12px/1.4 ui-monospace, monospace }}
 .still img {{ filter: grayscale(1) brightness(.5) }}
 ul {{ display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; padding: 0; list-style: none; color: #aaa }}
 li::before {{ content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 2px;
@@ -57,6 +61,9 @@ li::before {{ content: ""; display: inline-block; width: 10px; height: 10px; mar
 setInterval(async () => {{
   let ages = {{}}, reason = "no frame yet"
   try {{ ages = await (await fetch("/state.json")).json() }} catch {{ reason = "the agent is gone" }}
+  for (const details of document.querySelectorAll("details[open]")) {{
+    try {{ details.querySelector("pre").textContent = await (await fetch(details.dataset.why)).text() }} catch {{ }}
+  }}
   for (const figure of document.querySelectorAll("figure")) {{
     const age = ages[figure.dataset.camera] ?? Infinity, picture = figure.querySelector("img")
     if (figure.lost && age < Infinity) picture.src = picture.src

@@ -19,6 +19,9 @@ from urllib.parse import parse_qs, urlsplit
 import cv2
 
 from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.explain import text
+from cachenet.edge_agent.explain.explanation import explain
+from cachenet.edge_agent.explain.record import FrameRecord
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.page import page
 from cachenet.edge_agent.outputs.report import View
@@ -48,6 +51,8 @@ class Screen:
         self._condition = threading.Condition()
         #: Number, from 1, and frame of the latest answer.
         self._latest: tuple[int, AnsweredFrame] | None = None
+        #: The newest decision of each zone; the zone of a whole picture has no name.
+        self._records: dict[str, FrameRecord] = {}
         #: Time of the latest frame, seconds.
         self._received = 0.0
         self._closed = False
@@ -62,6 +67,15 @@ class Screen:
             number = 1 if self._latest is None else self._latest[0] + 1
             self._latest, self._received = (number, answered), time.monotonic()
             self._condition.notify_all()
+
+    def on_decision(self, zone: str, record: FrameRecord) -> None:
+        """Store the decision of a zone; called by the hot loop."""
+        self._records[zone] = record
+
+    def why(self) -> str:
+        """The explanation of the newest frame, of each zone; empty before the first."""
+        texts = [(zone, text.of_frame(explain(record))) for zone, record in list(self._records.items())]
+        return "\n\n".join(f"{zone}: {shown}" if zone else shown for zone, shown in texts)
 
     @property
     def age(self) -> float | None:
@@ -112,6 +126,8 @@ class Preview:
 
     def on_frame(self, answered: AnsweredFrame) -> None:
         """Store a frame; called by the hot loops."""
+        if answered.record is not None:
+            self.screens[answered.line.camera].on_decision(answered.line.zone, answered.record)
         if answered.lines:
             self.screens[answered.line.camera].on_frame(answered)
 
@@ -160,12 +176,16 @@ class _Handler(Handler):
             self._send("application/json", json.dumps(ages).encode())
         elif url.path == "/":
             self._send("text/html; charset=utf-8", page(preview.title, cameras).encode())
+        elif url.path == "/why.txt":
+            self._send("text/plain; charset=utf-8", screen.why().encode())
         elif url.path == "/snapshot.jpg":
             self._snapshot(screen)
         elif url.path == "/stream.mjpg":
             self._stream(screen)
         else:
-            self.send_error(HTTPStatus.NOT_FOUND, "the pages are /, /stream.mjpg, /snapshot.jpg and /state.json")
+            self.send_error(
+                HTTPStatus.NOT_FOUND, "the pages are /, /stream.mjpg, /snapshot.jpg, /state.json and /why.txt"
+            )
 
     def _snapshot(self, screen: Screen) -> None:
         if (drawn := screen.jpeg(0)) is None:

@@ -258,7 +258,7 @@ class ActiveBundle:
         self.pipeline = pipeline_for(self._settings, manifest)
         risk_version = manifest.risk_version
         learned = self._learned(risk_version)
-        self.cascade = self._build_cascade(self.pipeline, version, base, budget // self._cameras, learned)
+        self.cascade = self._build_cascade(manifest, version, base, budget // self._cameras, learned)
         learner_file.restore(self.cascade.estimator, learned, risk_version)
         if self._learner is not None:
             self._learner.begin(self.cascade.estimator)
@@ -277,12 +277,16 @@ class ActiveBundle:
             return learner_state.encode(LearnerState(own.state, own.fitted), risk_version)
         return self._learner.read() if self._learner is not None else b""
 
-    def _build_cascade(self, pipeline: Pipeline, version: str, base: Any, budget: int, learned: bytes) -> DeviceCascade:
+    def _build_cascade(self, manifest: Manifest, version: str, base: Any, budget: int, learned: bytes) -> DeviceCascade:
+        pipeline = self.pipeline
+        assert pipeline is not None
         if self._log is not None:
             logged = decision_log.logged_model(base) if base is not None else None
             settings = msgspec.structs.replace(self._settings, threads=max(1, self._loader.threads))
             settings = msgspec.convert(as_text(msgspec.to_builtins(settings)), Settings)
-            begun = decision_log.CascadeCreated(settings, version, logged, self._uses_cloud, budget, learned)
+            begun = decision_log.CascadeCreated(
+                settings, version, logged, self._uses_cloud, budget, learned, tuple(manifest.labels)
+            )
             self._log.write(begun)
         return pipeline.build_cascade(base, self._uses_cloud, budget, self._tally, self._log)
 

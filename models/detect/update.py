@@ -183,7 +183,7 @@ def model_of(bundle: Bundle, name: str) -> DetectorModel:
     """A detector of a bundle, to be trained."""
     entry = bundle.manifest.models[name]
     assert entry.decoder is not None
-    return replace(load_detector(bundle.path(name)), decoder=entry.decoder)
+    return replace(load_detector(bundle.path(name), entry.input), decoder=entry.decoder)
 
 
 def _publish(bundle: Bundle, building: Path, out: Path, name: str, entry: Model) -> Bundle:

@@ -119,6 +119,19 @@ def detector_report(results: dict[str, Any]) -> None:
     console.print(_rich(sizes_table(results)))
 
 
+def parts(results: dict[str, Any]) -> None:
+    """Show the frames behind most errors, the learning curve, or both."""
+    from cachenet.models.report import learning_curve, worst
+
+    console = Console(highlight=False)
+    if "worst" in results:
+        console.print(_rich(worst.table(results["worst"])))
+    if "learning_curve" in results:
+        console.print(_rich(learning_curve.table(results["learning_curve"])))
+        for line in learning_curve.sentences(results["learning_curve"]):
+            console.print(f"{line}.")
+
+
 def inspection(found: Mapping[str, Any]) -> None:
     """Show the result of an inspection: of a classifier with shares, of a detector with boxes in a frame."""
     table = rich_table.Table(show_header=False, box=None, padding=(0, 2, 0, 0))

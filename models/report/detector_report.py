@@ -65,7 +65,7 @@ def report(bundle: Bundle, frames: Frames, threads: int, progress: Progress) -> 
         EngineError: A model does not run.
     """
     manifest = bundle.manifest
-    detectors = {name: _detector(bundle, name, threads) for name in manifest.models}
+    detectors = {name: detector_of(bundle, name, threads) for name in manifest.models}
     full, local = manifest.only("full"), [name for name in manifest.models if name != manifest.only("full")]
     outcomes: dict[str, list[Outcome]] = {name: [] for name in local}
     device = manifest.better_detector() or manifest.only("base")
@@ -131,7 +131,7 @@ def measures(outcomes: Sequence[Outcome], limits: Sequence[float]) -> dict[str, 
     return found
 
 
-def _detector(bundle: Bundle, name: str, threads: int) -> Detector:
+def detector_of(bundle: Bundle, name: str, threads: int) -> Detector:
     """A detector of the bundle; a local one with the threshold at which its objects alone are best."""
     model = bundle.manifest.models[name]
     assert model.decoder is not None

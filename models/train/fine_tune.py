@@ -160,8 +160,37 @@ def _shared(bundle: Bundle, blocks: Blocks, resident: _Resident, devices: tuple[
 
 def _train(bundle: Bundle, start: str, blocks: Blocks, name: str, path: Path, work: Path, progress: Progress) -> None:
     """Train a copy of the model ``start``, and write it to ``path`` in its precision."""
-    manifest, learn, tune = bundle.manifest, blocks.learn, blocks.tune
+    manifest, learn = bundle.manifest, blocks.learn
     model = manifest.models[start]
+    network, before, history = train(bundle, start, blocks, work / "training.pt", progress, name)
+    if max(row["match"] for row in history) <= before:
+        raise NoImprovement(f"{start} does not learn from these frames: on later ones it matches the full model less")
+    trained = network.model()
+    about = properties(manifest.name, manifest.labels, name, model.input)
+    helper.set_model_props(trained, {f"cachenet.{key}": value for key, value in about.items()})
+    path.write_bytes(trained.SerializeToString(deterministic=True))
+    prepare = preprocessor(model.input)
+    images = np.concatenate([prepare(np.ascontiguousarray(image[:, :, ::-1])) for image in learn.images])
+    quantise.match_precision(bundle.path(start), path, images)
+
+
+def train(
+    bundle: Bundle, start: str, blocks: Blocks, checkpoint: Path, progress: Progress, title: str
+) -> tuple[ClassifierNetwork, float, list[dict[str, float]]]:
+    """Train a copy of the model ``start`` to give the full model's scores.
+
+    Args:
+        checkpoint: File of the interrupted training; it is removed at the end.
+
+    Returns:
+        The network of the best epoch on the frames to tune with; how closely ``start`` matches the full model on them;
+        and ``match`` of each epoch.
+
+    Raises:
+        NotTrainable: The model cannot be trained.
+    """
+    learn, tune = blocks.learn, blocks.tune
+    model = bundle.manifest.models[start]
     if model.input.colour == "grey":
         raise NotTrainable("a classifier of grey pictures cannot be trained")
     network = ClassifierNetwork(dequantised(onnx.load(str(bundle.path(start)))))
@@ -177,21 +206,12 @@ def _train(bundle: Bundle, start: str, blocks: Blocks, name: str, path: Path, wo
         return {"match": _match(scores(network, tune.images, model.input), tune.full)}
 
     before = evaluate(network)["match"]
-    checkpoint = work / "training.pt"
     loss = distillation_loss()
     history = fit(
-        network, model.input, recipe, batches, steps, loss, checkpoint, progress, name, evaluate, keep_best="match"
+        network, model.input, recipe, batches, steps, loss, checkpoint, progress, title, evaluate, keep_best="match"
     )
     checkpoint.unlink()
-    if max(row["match"] for row in history) <= before:
-        raise NoImprovement(f"{start} does not learn from these frames: on later ones it matches the full model less")
-    trained = network.model()
-    about = properties(manifest.name, manifest.labels, name, model.input)
-    helper.set_model_props(trained, {f"cachenet.{key}": value for key, value in about.items()})
-    path.write_bytes(trained.SerializeToString(deterministic=True))
-    prepare = preprocessor(model.input)
-    images = np.concatenate([prepare(np.ascontiguousarray(image[:, :, ::-1])) for image in learn.images])
-    quantise.match_precision(bundle.path(start), path, images)
+    return network, before, history
 
 
 def augment(images: Images, rng: np.random.Generator) -> Images:

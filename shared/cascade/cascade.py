@@ -12,18 +12,19 @@ from dataclasses import dataclass
 import msgspec
 
 from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.decision import Attempt, Decision
 from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, DistributionMonitor
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
 from cachenet.shared.cascade.offload import OffloadRouter
-from cachenet.shared.cascade.probability import are_scores, softmax
+from cachenet.shared.cascade.probability import Probabilities, are_scores, softmax
 from cachenet.shared.cascade.probe_order import ProbeOrder
 from cachenet.shared.cascade.risk_budget import RiskBudget
 from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
 from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.tally import Tally
-from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
+from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Scores, Step
 
 #: Most recent labels that a request to the server carries.
 RECENT_LABELS = 16
@@ -71,6 +72,8 @@ class Cascade:
         full: The full model, if it is on the device.
         router: Chooses between the full model on the device and on the server.
         pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
+        explains: Whether ``lookup`` records its ``decision``.
+        decision: What the last lookup has tried; None before the first one, and where nothing is recorded.
     """
 
     def __init__(
@@ -89,6 +92,9 @@ class Cascade:
         self.full: LocalModel | None = None
         self.router = OffloadRouter()
         self.pending_fetch: str | None = None
+        self.explains = False
+        self.decision: Decision | None = None
+        self._attempts: list[Attempt] = []
         self._budget = RiskBudget(spec.max_disagreement)
         self._scene = SceneChangeDetector()
         self._distribution = distribution
@@ -125,7 +131,10 @@ class Cascade:
             self._on_scene_change()
         lookup = self._lookup = self.estimator.begin(frame)
         audit = self.audits is not None and self.audits.due()
+        self._attempts = []
         prediction, hit = self._predict(frame, lookup, audit)
+        if self.explains:
+            self.decision = Decision(self.threshold, tuple(self._attempts))
         prediction, hit = self._check_distribution(prediction, hit)
         return Hit(frame, prediction, audit) if prediction is not None and hit else self._miss(frame, prediction, now)
 
@@ -233,7 +242,11 @@ class Cascade:
     def _predict_recalled(self, lookup: Lookup) -> Prediction | None:
         """The recalled answer of the full model, with its risk at stage ``picture``."""
         candidate = self.estimator.best(lookup) if self.spec.reuse_answers else None
-        return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
+        if candidate is None:
+            return None
+        prediction = Prediction(*candidate, "frames", self.spec.full_model)
+        self._record(lookup, prediction, _UNPROBED_SHARE * self.threshold)
+        return prediction
 
     def _probe(self, frame: Frame, lookup: Lookup, base_only: bool) -> Prediction | None:
         """The candidate of least risk after probes by the base model and, unless ``base_only``, by submodels."""
@@ -261,7 +274,14 @@ class Cascade:
         output = model.run(frame.view)
         if output is None:
             return None
-        logits, probabilities = output
+        prediction = self._predict_output(model, *output, lookup)
+        self._record(lookup, prediction, self.threshold, model.name, output[1])
+        return prediction
+
+    def _predict_output(
+        self, model: LocalModel, logits: Scores, probabilities: Probabilities, lookup: Lookup
+    ) -> Prediction:
+        """The candidate of least risk after the output of ``model``."""
         if model.level == "base" and self._distribution is not None:
             self._distribution.update("base", logits)
         self.estimator.add_output(lookup, probabilities)
@@ -274,6 +294,25 @@ class Cascade:
         if candidate.label == label:
             return Prediction(*candidate, model.level, model.name)
         return Prediction(*candidate, "frames", self.spec.full_model)
+
+    def _record(
+        self,
+        lookup: Lookup,
+        prediction: Prediction,
+        limit: float,
+        model: str = "",
+        probabilities: Probabilities | None = None,
+    ) -> None:
+        """Record an attempt; ``model`` and ``probabilities``: the model that ran and its output."""
+        if not self.explains or prediction.label is None:
+            return
+        output = None
+        if probabilities is not None:
+            output = int(probabilities.argmax()), float(probabilities.max())
+        causes = self.estimator.causes(lookup, prediction.label)
+        self._attempts.append(
+            Attempt(prediction.level, model, prediction.label, prediction.risk, limit, output, causes=causes)
+        )
 
     def _check_distribution(self, prediction: Prediction | None, hit: bool) -> tuple[Prediction | None, bool]:
         """While the stream is out of distribution: no hits at first, then the answer ``unknown``."""

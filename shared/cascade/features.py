@@ -22,6 +22,20 @@ Row = list[float]
 Stage = Literal["picture", "base", "submodel"]
 #: Number of features at each stage.
 FEATURE_COUNT: dict[Stage, int] = {"picture": 4, "base": 13, "submodel": 16}
+_BASE_GROUPS = {
+    "base": slice(0, 4),
+    "held": slice(4, 9),
+    "recalled": slice(9, 12),
+    "filter": slice(12, 13),
+}
+#: Columns of the features that an explanation shows together, by stage and name: the picture's change since the
+#: recalled answer and the age of that answer, the output of the base model, its agreement with the held answer, with
+#: the recalled answer, the label filter, and the output of the submodel.
+GROUPS: dict[Stage, dict[str, slice]] = {
+    "picture": {"change": slice(0, 2), "age": slice(2, 3), "filter": slice(3, 4)},
+    "base": _BASE_GROUPS,
+    "submodel": {**_BASE_GROUPS, "submodel": slice(13, 16)},
+}
 
 
 class Change(NamedTuple):

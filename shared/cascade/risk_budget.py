@@ -18,7 +18,7 @@ _MIN = 0.5
 #: Largest threshold, as a multiple of the budget; limits what a long quiet time can save up.
 _MAX = 4.0
 #: Largest threshold, as a risk.
-_MAX_RISK = 0.4
+MAX_RISK = 0.4
 
 
 class RiskBudget:
@@ -47,7 +47,7 @@ class RiskBudget:
             least: Least threshold, as a multiple of the budget.
         """
         self._budget, self._rate, self._least = max_disagreement, rate, least
-        self.threshold = min(_MAX_RISK, initial * max_disagreement)
+        self.threshold = min(MAX_RISK, initial * max_disagreement)
 
     @property
     def exhausted(self) -> bool:
@@ -59,7 +59,7 @@ class RiskBudget:
 
         Stricter than at the start: after a scene change or an alarm the risks are known to be less reliable.
         """
-        self.threshold = min(_MAX_RISK, scale * self._budget)
+        self.threshold = min(MAX_RISK, scale * self._budget)
 
     def charge(self, amount: float, scale: float = 1.0) -> None:
         """Charge one answer to the budget.
@@ -71,4 +71,4 @@ class RiskBudget:
         """
         budget = self._budget * scale
         moved = self.threshold * math.exp(self._rate * (1.0 - amount / budget))
-        self.threshold = min(_MAX_RISK, _MAX * budget, max(self._least * budget, moved))
+        self.threshold = min(MAX_RISK, _MAX * budget, max(self._least * budget, moved))

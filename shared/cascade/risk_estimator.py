@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cachenet.shared.cascade import features
+from cachenet.shared.cascade.decision import Cause
 from cachenet.shared.cascade.features import Array, Change, Row, Stage
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.frame_cache import FrameCache, Rows
@@ -165,6 +166,17 @@ class RiskEstimator:
         risks, expected = model.risk(np.array(lookup.candidates.rows))
         at = int(risks.argmin()) if only is None else labels.index(only)
         return Candidate(labels[at], float(risks[at]), float(expected[at]))
+
+    def causes(self, lookup: Lookup, label: int) -> tuple[Cause, ...]:
+        """Where the risk of the candidate ``label`` comes from; empty without a risk model."""
+        model, candidates = self.models.get(lookup.stage), lookup.candidates
+        if model is None or label not in candidates.labels:
+            return ()
+        row, groups = np.array(candidates.rows[candidates.labels.index(label)]), features.GROUPS[lookup.stage]
+        risks = model.without(row, list(groups.values())).tolist()
+        parts = zip(groups.items(), risks, strict=True)
+        causes = [Cause(name, tuple(row[columns].tolist()), risk) for (name, columns), risk in parts]
+        return (*causes, Cause("uncertainty", (), float(model.risk(row[None])[1][0])))
 
     def learn(self, lookup: Lookup, label: int) -> None:
         """Learn from the full model's answer ``label`` to the frame of ``lookup``, and store the answer."""

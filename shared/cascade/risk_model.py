@@ -10,6 +10,7 @@ towards 0.5.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -109,6 +110,18 @@ class RiskModel:
         log_odds = z @ self._weights  # (n,)
         variance = ((z @ self._covariance) * z).sum(1)  # (n,) of the log odds
         return _sigmoid(log_odds / np.sqrt(1.0 + math.pi / 8.0 * variance)), _sigmoid(log_odds)
+
+    def without(self, row: Array, groups: Sequence[slice]) -> Array:
+        """Risk of one candidate with each group of its features in turn at the mean of the footage ``(groups,)``.
+
+        Args:
+            row: Features of the candidate ``(d,)``.
+            groups: Columns of each group.
+        """
+        rows = np.tile(row, (len(groups), 1))
+        for at, columns in enumerate(groups):
+            rows[at, columns] = self._mean[columns]
+        return self.risk(rows)[0]
 
     def learn(self, features: Array, wrong: npt.NDArray[np.bool_], observation_weights: Array) -> None:
         """Update the posterior with one Newton step. A second step changes nothing on real clips.

@@ -66,7 +66,7 @@ def load(
     for variable, name in known.items():
         if (text := variables.get(variable)) is not None:
             settings[name] = convert(kind, name, text, variable)
-    settings |= _assigned(kind, assignments)
+    settings |= assigned(kind, assignments)
     for name, value in flags.items():
         if value is not None:
             settings[name] = convert(kind, name, value, flag(name))
@@ -129,26 +129,33 @@ def table(kind: type[msgspec.Struct]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _assigned(kind: type[msgspec.Struct], assignments: Sequence[str]) -> dict[str, Any]:
-    """Settings of ``--set KEY=VALUE``: VALUE is TOML, or else text."""
+def assigned(kind: type[msgspec.Struct], assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """Settings of ``--set KEY=VALUE``: VALUE is TOML, or else text.
+
+    Args:
+        option: Name of the option, for messages.
+
+    Raises:
+        ConfigError: A name is unknown, or a value does not fit its setting.
+    """
     settings = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip()
         if not equals:
-            raise ConfigError(f"--set {name}: write KEY=VALUE")
-        _check_key(kind, name, "--set")
+            raise ConfigError(f"{option} {name}: write KEY=VALUE")
+        _check_key(kind, name, option)
         try:
             parsed = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
             parsed = {}
         value = parsed["value"] if len(parsed) == 1 else text
         try:
-            settings[name] = convert(kind, name, value, f"--set {name}")
+            settings[name] = convert(kind, name, value, f"{option} {name}")
         except ConfigError:
             if isinstance(value, dict | list):
                 raise
-            settings[name] = convert(kind, name, text, f"--set {name}")
+            settings[name] = convert(kind, name, text, f"{option} {name}")
     return settings
 
 

@@ -8,7 +8,7 @@ motion of a detector's tracks is in the log, and is not measured again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ import msgspec
 
 from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.outputs import decision_log
+from cachenet.edge_agent.outputs.decision_reader import BadLog, events
 from cachenet.edge_agent.pipeline import Pipeline, pipeline_for
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.model_loading import Runnable, open_model
@@ -33,10 +34,6 @@ from cachenet.shared.media import recording as stream
 
 #: The answer of a classifier or of a detector.
 AnyAnswer = Answer | SceneAnswer
-
-
-class BadLog(UserError):
-    """The file is no decision log, or a log of another bundle or stream. The message says which."""
 
 
 @dataclass
@@ -129,9 +126,10 @@ class _Replay:
             raise BadLog(f"{log} is of version {begun.version[:12]} of its bundle, not of {bundle.version[:12]}")
         self._settings, self._log = begun.settings, log
         self._pipeline = pipeline_for(begun.settings, bundle.manifest)
-        self._load = _loader(bundle, begun.settings, self._pipeline)
+        self._load = loader(bundle, begun.settings, self._pipeline)
         base = self._load(begun.base, True) if begun.base is not None else None
         self._cascade: Any = self._pipeline.build_cascade(base, begun.asks, begun.room)
+        self._cascade.explains = False
         learner_file.restore(self._cascade.estimator, begun.learned, bundle.manifest.risk_version)
         self._step: Any = None
         self._motions: deque[bytes] = deque()
@@ -187,22 +185,7 @@ class _Replay:
         return motion
 
 
-def events(log: Path, on_truncated: Callable[[], object] = lambda: None) -> Iterator[decision_log.Event]:
-    """The events of a log in order, without a truncated last line, for which ``on_truncated`` is called. Raises
-    ``BadLog``."""
-    decoder = msgspec.json.Decoder(decision_log.Event)
-    with log.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                on_truncated()
-                return
-            try:
-                yield decoder.decode(line)
-            except msgspec.DecodeError as error:
-                raise BadLog(f"{log}, line {number}: {error}") from None
-
-
-def _loader(bundle: Bundle, device: Settings, pipeline: Pipeline) -> Callable[[decision_log.LoggedModel, bool], Any]:
+def loader(bundle: Bundle, device: Settings, pipeline: Pipeline) -> Callable[[decision_log.LoggedModel, bool], Any]:
     """A function that loads a model of the bundle as the device loads it."""
 
     @lru_cache(None)

@@ -11,15 +11,22 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.explain import text
+from cachenet.edge_agent.explain.explanation import explain
+from cachenet.edge_agent.explain.record import FrameRecord
 from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
 from cachenet.edge_agent.outputs.report import AnswerLine, View
+from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.zones import Zone
+from cachenet.shared.cascade.decision import Decision
+from cachenet.shared.cascade.types import Answer
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.pictures import decode
 from tests.edge_agent.frames import answered_frame, detected_frame, noise, tracked
@@ -305,3 +312,18 @@ def test_idle_connections_block_no_reader(preview: Preview, port: int) -> None:
     finally:
         for client in idle:
             client.close()
+
+
+def test_the_decision_of_the_newest_frame_of_each_zone_is_explained(preview: Preview, port: int) -> None:
+    assert get(port, "/why.txt") == ("text/plain; charset=utf-8", b"")
+    answered = answered_frame(3)
+    answer = Answer(3, 0, 0.98, 0.02, "base", "base")
+    record = FrameRecord(answer, Decision(0.04, ()), ("cat",), Settings(device="pi"), True)
+    preview.on_frame(replace(answered, record=record))
+    _, shown = get(port, "/why.txt")
+    assert shown.decode() == text.of_frame(explain(record)) and "by base: cat" in shown.decode()
+    inside = replace(answered, line=msgspec.structs.replace(answered.line, zone="gate"), lines=(), record=record)
+    preview.on_frame(inside)
+    assert "gate: Frame 3." in get(port, "/why.txt")[1].decode()
+    assert b'<details data-why="/why.txt"><summary>' in get(port, "/")[1]
+    assert refused(port, "/why.txt?camera=other") == 404

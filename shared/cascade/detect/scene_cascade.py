@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 import numpy as np
 
 from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.decision import Attempt, Decision
 from cachenet.shared.cascade.detect.detections import Detections, iou
 from cachenet.shared.cascade.detect.history import HISTORY, Moment
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimate, SceneEstimator
@@ -80,6 +81,8 @@ class SceneCascade:
         pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
         floor: Expected object error while questions were as frequent as they can be; None before that was necessary.
         unattainable: Whether the floor is over the budget, so that questions are not worth their cost.
+        explains: Whether ``lookup`` records its ``decision``.
+        decision: What the last lookup has tried; None before the first one, and where nothing is recorded.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class SceneCascade:
         self.pending_fetch: str | None = None
         self.floor: float | None = None
         self.unattainable = False
+        self.explains = False
+        self.decision: Decision | None = None
         self._budget = RiskBudget(_AIM * spec.max_object_error, _INITIAL, _RATE, _LEAST)
         self._scene = SceneChangeDetector()
         self._oversized: set[str] = set()
@@ -137,6 +142,7 @@ class SceneCascade:
         estimate = self.estimator.estimate(moment)
         level: LocalLevel = "tracks" if len(estimate.rows) and frame.moved.any() else "frames"
         model = ""
+        attempts = self._attempts(estimate, level, model, _UNPROBED_SHARE * self.threshold)
         alone = self.spec.reuse_tracks and self.estimator.ready
         if not alone or audit or estimate.error > _UNPROBED_SHARE * self.threshold:
             detector = self._detector()
@@ -146,13 +152,16 @@ class SceneCascade:
                 answer_score = detector.answer_score if self._direct_error <= self.spec.max_object_error else None
                 self.estimator.observe(moment, found, stage, answer_score)
                 estimate, level, model = self.estimator.estimate(moment), detector.level, detector.name
+                attempts += self._attempts(estimate, level, model, self.threshold)
         moment.answer = estimate.objects
         moment.raw_error = estimate.raw_error if self.estimator.ready else None  # nothing to calibrate yet
         if moment.answer_score is None:
             self._update_floor(estimate.error)
         objects = self._objects(estimate)
         prediction = ScenePrediction(objects, estimate.error, level, model)
-        reason = self._reason(prediction, moment)
+        reason, not_asked = self._reason(prediction, moment)
+        if self.explains:
+            self.decision = Decision(self.threshold, attempts, not_asked)
         if not reason:
             return SceneHit(frame, prediction, audit)
         on_device = self.full is not None and self.router.use_device(self.full.seconds)
@@ -226,23 +235,33 @@ class SceneCascade:
 
     # The decision.
 
-    def _reason(self, prediction: ScenePrediction, moment: Moment) -> str:
-        """Why the full model is asked about the frame; empty for a hit.
+    def _attempts(self, estimate: SceneEstimate, level: LocalLevel, model: str, limit: float) -> tuple[Attempt, ...]:
+        """The record of an attempt; empty where nothing is recorded, and where carried tracks may not answer."""
+        if not self.explains or not (model or self.spec.reuse_tracks):
+            return ()
+        causes = self.estimator.causes(estimate)
+        return (Attempt(level, model, None, estimate.error, limit, objects=len(estimate.rows), causes=causes),)
+
+    def _reason(self, prediction: ScenePrediction, moment: Moment) -> tuple[str, str]:
+        """Why the full model is asked about the frame; empty for a hit. And why not, where the risk would ask.
 
         A late reply changes only tracks. So nothing is asked where detections are answered as they are and replies are
         late. Audits go on; once they show more error than the budget, tracks answer.
         """
         if not prediction.model and not self.spec.reuse_tracks:
-            return "no level of the device may answer"
+            return "no level of the device may answer", ""
+        over = prediction.risk > self.threshold
         if self._is_waiting(moment.frame.index):
-            return ""
+            return "", "an earlier question is still on its way" if over else ""
         if not self.estimator.ready:
-            return "no risk is known yet"
-        if self.unattainable or prediction.risk <= self.threshold:
-            return ""
+            return "no risk is known yet", ""
+        if not over:
+            return "", ""
+        if self.unattainable:
+            return "", "the budget cannot be met here, however often the full model is asked"
         if moment.answer_score is not None and self._delay > _LATE:
-            return ""
-        return f"expected error {prediction.risk:.3f} over {self.threshold:.3f}"
+            return "", "replies come late, and a late reply does not change detections that are answered as they are"
+        return f"expected error {prediction.risk:.3f} over {self.threshold:.3f}", ""
 
     def _is_waiting(self, index: int) -> bool:
         """Whether a question is on its way whose reply may still come."""

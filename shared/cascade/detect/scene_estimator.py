@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cachenet.shared.cascade.decision import Cause
 from cachenet.shared.cascade.detect import scene_features as features
 from cachenet.shared.cascade.detect import tracks as columns
 from cachenet.shared.cascade.detect.detections import Detections, counts, f1, match
@@ -42,6 +43,8 @@ class SceneEstimate(NamedTuple):
         raw_error: Expected object error by the risk models alone.
         error: The same, calibrated by the errors that the full model has found; 1 before any model has looked at the
             scene.
+        others: Probability of each candidate that is not answered ``(b,)``.
+        missed: Expected number of objects that no candidate covers; None without risk models.
     """
 
     tracks: Tracks
@@ -49,6 +52,8 @@ class SceneEstimate(NamedTuple):
     risks: Array
     raw_error: float
     error: float
+    others: Array = np.zeros(0)
+    missed: float | None = None
 
     @property
     def objects(self) -> Detections:
@@ -140,7 +145,29 @@ class SceneEstimator:
         raw = expected_error(p[rows], p[others], expected_missed)
         # Of a scene that no model has looked at, nothing is known: that there are no tracks means nothing.
         error = min(1.0, raw * self.calibration) if self._examined else 1.0
-        return SceneEstimate(tracks, rows, risks[rows], raw, error)
+        return SceneEstimate(tracks, rows, risks[rows], raw, error, p[others], expected_missed)
+
+    def causes(self, estimate: SceneEstimate) -> tuple[Cause, ...]:
+        """Where the expected error of an answer comes from; empty where it is not known.
+
+        The parts: ``wrong``, answered objects that the full model may not find; ``left_out``, candidates that are not
+        answered; ``uncovered``, objects that no candidate covers; ``calibration``, the ratio of the errors that the
+        full model has found to those expected. Values: the expected number and the number of candidates, or the ratio.
+        """
+        if estimate.missed is None or not self._examined:
+            return ()
+        p, others, missed = 1.0 - estimate.risks, estimate.others, estimate.missed
+        ratio = self.calibration
+
+        def error(p: Array, others: Array, missed: float) -> float:
+            return min(1.0, ratio * expected_error(p, others, missed))
+
+        return (
+            Cause("wrong", (float(estimate.risks.sum()), float(len(p))), error(np.ones(len(p)), others, missed)),
+            Cause("left_out", (float(others.sum()), float(len(others))), error(p, others[:0], missed)),
+            Cause("uncovered", (missed,), error(p, others, 0.0)),
+            Cause("calibration", (ratio,), estimate.raw_error),
+        )
 
     def learn(self, index: int, reply: Detections) -> float | None:
         """Learn from the full model's objects of frame ``index``, and carry them to the present.
