@@ -19,6 +19,7 @@ import typer
 from cachenet.cloud_server import doctor
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.finetune.fine_tuner import FineTuner, TrainingConfig, latest_update
+from cachenet.cloud_server.fleet.command import fleet
 from cachenet.cloud_server.provision.provision import provision
 from cachenet.cloud_server.serving.full_model import load_full
 from cachenet.cloud_server.serving.server import Server
@@ -39,6 +40,7 @@ app = program("cloud-server", Settings)
 log = logging.getLogger(__name__)
 
 app.command()(provision)
+app.command()(fleet)
 
 
 @app.callback()

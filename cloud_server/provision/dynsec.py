@@ -1,7 +1,7 @@
 """Access control of the broker: users and roles of mosquitto's dynamic-security plugin.
 
 A device may read its own subtree and the catalogue, and write on the topics that the protocol gives it. A viewer, such
-as Home Assistant, may read the results, the snapshots and the status of all devices. Only the server may subscribe
+as Home Assistant or the fleet page, may read what devices report, and the catalogue. Only the server may subscribe
 under ``$share/``: each member of the server's group receives a part of all requests. The server may also read and write
 the topics of all devices, to remove useless retained messages. The plugin of mosquitto 2.0 cannot put a user name into
 a topic pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
@@ -81,7 +81,8 @@ class User:
                 "publishClientSend": (*_DEVICE_TOPICS, *_under_roots("+/answer", "+/blob/+", "catalogue/#")),
             }
         if self.kind == "viewer":
-            readable: tuple[str, ...] = (*_under_roots("+/status", "+/result/#", "+/snapshot/#"), f"{_DISCOVERY}/#")
+            leaves = ("+/status", "+/stats", "+/result/#", "+/snapshot/#", "catalogue/#")
+            readable: tuple[str, ...] = (*_under_roots(*leaves), f"{_DISCOVERY}/#")
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
             discovery = f"{_DISCOVERY}/device/{self.name}/#"

@@ -48,7 +48,7 @@ SERVER_TOPICS = (
     f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
 #: Topics that a device publishes on, after its name.
-DEVICE_LEAVES = ("status", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
+DEVICE_LEAVES = ("status", "stats", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
 #: Topics of all manifests and signed catalogues.
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
 #: Last part of the topic of a signed catalogue.
