@@ -89,7 +89,7 @@ def fleet(
             exit.refuse("cloud-server", f"--html {html}: {error.strerror}")
     if as_json:
         typer.echo(msgspec.json.encode(summary))
-    elif html is None:
+    elif html is None and (reached or summary.devices):
         typer.echo("\n".join(text.lines(summary)))
     if not reached:
         for problem in summary.errors:

@@ -11,14 +11,18 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from cachenet.cloud_server.fleet.assessment import Finding, assess
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, rollout
 from cachenet.shared.transport.fleet import Stats, read
 from cachenet.shared.transport.protocol import Malformed, Status
+from cachenet.shared.transport.rollout import Rollout
 
 #: Largest number of devices; messages of further ones are dropped.
 MAX_DEVICES = 20_000
-#: Topics to subscribe to, of every broker.
-TOPICS = (f"{protocol.ROOT}/+/status", f"{protocol.ROOT}/+/stats")
+#: Topics of the devices, and of the rollouts.
+DEVICE_TOPICS = (f"{protocol.ROOT}/+/status", f"{protocol.ROOT}/+/stats")
+TOPICS = (*DEVICE_TOPICS, rollout.TOPICS)
+#: Largest number of rollouts, one for each bundle.
+_MAX_ROLLOUTS = 64
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -40,13 +44,43 @@ class Row(msgspec.Struct, frozen=True):
     age_s: float | None
 
 
+class Version(msgspec.Struct):
+    """The devices with one version of a bundle: their number, and sums over their figures.
+
+    Attributes:
+        failed: Devices whose last update has failed.
+        frames: Answered frames since the start of each device.
+        errors: Their frames and model runs that failed.
+        audits: Audited hits of this version with a reply.
+        wrong: Sum of the errors of these.
+    """
+
+    version: str
+    devices: int = 0
+    failed: int = 0
+    frames: int = 0
+    errors: int = 0
+    audits: int = 0
+    wrong: float = 0.0
+
+    def add(self, row: Row) -> None:
+        self.devices += 1
+        self.failed += row.status.update.startswith("failed")
+        if (stats := row.stats) is not None and stats.bundle == self.version:
+            self.frames += sum(stats.levels.values())
+            self.errors += stats.errors
+            self.audits += stats.audits
+            self.wrong += stats.wrong
+
+
 class Summary(msgspec.Struct, frozen=True):
-    """All devices, the worst first, and how many have each state and each version of a bundle."""
+    """All devices, the worst first, how many have each state, their versions, and the rollouts without their files."""
 
     devices: int
     states: dict[str, int]
     with_findings: int
-    versions: dict[str, int]
+    versions: list[Version]
+    rollouts: list[Rollout]
     malformed: int
     errors: list[str]
     rows: list[Row]
@@ -87,12 +121,16 @@ class Fleet:
         """
         self._clock, self._groups = clock, groups
         self._devices: dict[str, _Device] = {}
+        self._rollouts: dict[str, Rollout] = {}
         self._malformed = 0
         self._lock = threading.Lock()
 
     def receive(self, topic: str, payload: bytes, broker: int = 0) -> None:
         """Take a message of ``TOPICS``. One that is malformed is counted."""
         try:
+            if topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
+                self._on_rollout(protocol.catalogue_of(topic)[0], payload)
+                return
             name, leaf = protocol.device_of(topic)
             with self._lock:
                 if leaf == ("status",):
@@ -108,12 +146,26 @@ class Fleet:
         now = self._clock()
         with self._lock:
             rows = [self._row(name, device, now) for name, device in self._devices.items() if device.statuses]
-            malformed = self._malformed
+            malformed, rollouts = self._malformed, [self._rollouts[name] for name in sorted(self._rollouts)]
         rows.sort(key=lambda row: (-row.severity, row.device))
         states = Counter[str](row.status.state for row in rows)
-        versions = Counter(row.status.bundle for row in rows if row.status.bundle)
+        versions: dict[str, Version] = {}
+        for row in rows:
+            if version := row.status.bundle:
+                versions.setdefault(version, Version(version)).add(row)
+        frequent = sorted(versions.values(), key=lambda version: (-version.devices, version.version))
         with_findings = sum(row.severity > 0 for row in rows)
-        return Summary(len(rows), dict(states), with_findings, dict(versions), malformed, list(errors), rows)
+        return Summary(len(rows), dict(states), with_findings, frequent, rollouts, malformed, list(errors), rows)
+
+    def _on_rollout(self, bundle: str, payload: bytes) -> None:
+        received = rollout.read(payload) if payload else None
+        with self._lock:
+            if received is None:
+                self._rollouts.pop(bundle, None)
+            elif (bundle in self._rollouts or len(self._rollouts) < _MAX_ROLLOUTS) and received.supersedes(
+                self._rollouts.get(bundle)
+            ):
+                self._rollouts[bundle] = received.with_files({})
 
     def _device(self, name: str) -> _Device | None:
         """The entry of a device; None if there are too many."""

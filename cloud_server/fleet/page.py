@@ -51,6 +51,7 @@ tr.warn { box-shadow: inset 4px 0 var(--warn) }
 <h1>Fleet</h1>
 <p id="counts" role="status"></p>
 <p id="errors" class="error" role="alert"></p>
+<div id="rollouts" role="status"></div>
 <form>
 <label>Search <input id="search" type="search" placeholder="device, version, finding"></label>
 <label>Group <select id="group"></select></label>
@@ -123,14 +124,28 @@ function drawRows() {
   element("caption").textContent =
     `${rows.length} of ${fleet.devices} devices, sorted by ${columns[sorted][0].toLowerCase()}, ${direction}`
 }
+function rollout({bundle, stable, canary, state, reason, share, devices}) {
+  const line = document.createElement("p")
+  line.className = state === "undone" ? "error" : ""
+  line.textContent = `Rollout of ${bundle}: ${state}${reason ? ` (${reason})` : ""}, `
+    + `${percent(share)} of the devices ${devices}.`
+  return [line, ...[[canary, "newer"], [stable, "catalogue's"]].map(([version, which]) => {
+    const found = fleet.versions.find(one => one.version === version), text = document.createElement("p")
+    const audits = found?.audits ? `, ${percent(found.wrong / found.audits)} of ${found.audits} audits wrong` : ""
+    text.className = "dim"
+    text.textContent = `${version.slice(0, 8)}, the ${which} version: ${found?.devices ?? 0} devices${audits}`
+      + (found?.failed ? `, ${found.failed} could not update` : "") + (found?.errors ? `, ${found.errors} errors` : "")
+    return text
+  })]
+}
 function draw() {
   const states = Object.entries(fleet.states).map(([state, count]) => `${count} ${state}`).join(", ")
-  const versions = Object.entries(fleet.versions).sort((a, b) => b[1] - a[1])
-    .map(([version, count]) => `${version.slice(0, 8)} on ${count}`)
+  const versions = fleet.versions.map(({version, devices}) => `${version.slice(0, 8)} on ${devices}`)
   const more = versions.length > 4 ? `, ${versions.length - 4} more` : ""
   element("counts").textContent = `${fleet.devices} devices: ${states || "none"}. `
     + `${fleet.with_findings} with findings. Versions: ${versions.slice(0, 4).join(", ") || "none"}${more}.`
   element("errors").textContent = fleet.errors.join("; ")
+  element("rollouts").replaceChildren(...fleet.rollouts.flatMap(rollout))
   const groups = ["", ...new Set(fleet.rows.map(row => row.group).filter(Boolean))].sort(), select = element("group")
   if (groups.length !== select.options.length) {
     const chosen = select.value

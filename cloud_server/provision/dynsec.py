@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 
 from cachenet.cloud_server.broker import retained
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.transport import protocol, version_1
+from cachenet.shared.transport import protocol, rollout, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 Kind = Literal["admin", "server", "device", "viewer"]
@@ -76,8 +76,8 @@ class User:
             return dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribePattern"), (f"{_CONTROL}/#",))
         if self.kind == "server":
             return {
-                "subscribeLiteral": (*_SERVER_TOPICS, *_DEVICE_TOPICS),
-                "publishClientReceive": _DEVICE_TOPICS,
+                "subscribeLiteral": (*_SERVER_TOPICS, *_DEVICE_TOPICS, rollout.TOPICS),
+                "publishClientReceive": (*_DEVICE_TOPICS, rollout.TOPICS),
                 "publishClientSend": (*_DEVICE_TOPICS, *_under_roots("+/answer", "+/blob/+", "catalogue/#")),
             }
         if self.kind == "viewer":
