@@ -59,7 +59,7 @@ def test_an_error_that_may_be_within_the_budget_is_no_finding() -> None:
     assert assess(ONLINE, msgspec.structs.replace(HEALTHY, error=(0.1, 0.015, 0.4)), 30.0) == []
 
 
-def test_figures_are_missing_once_the_broker_has_dropped_them() -> None:
+def test_stats_are_missing_once_the_broker_has_dropped_them() -> None:
     assert assess(ONLINE, HEALTHY, MAX_PERIODS * HEALTHY.period_s) == []
     (finding,) = assess(ONLINE, HEALTHY, MAX_PERIODS * HEALTHY.period_s + 1)
     assert finding.text == "no figures for 181 s"

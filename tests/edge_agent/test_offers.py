@@ -98,7 +98,7 @@ def test_nothing_but_the_two_versions_is_ever_announced_and_the_newer_one_only_w
             assert device.takes != "new"
 
 
-def test_other_bundles_are_passed_on(versions: tuple[Bundle, Bundle], tmp_path: Path) -> None:
+def test_other_bundles_are_announced(versions: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     device = Device(versions)
     device.rollout("running")
     data = Bundle(tiny_bundle(tmp_path)).data.replace(b'"tiny"', b'"other"')

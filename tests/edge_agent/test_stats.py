@@ -20,7 +20,7 @@ from tests.edge_agent.agents import Pictures, served
 from tests.edge_agent.links import FakeLink
 
 
-def test_the_figures_are_those_of_the_summary(tmp_path: Path) -> None:
+def test_the_stats_are_those_of_the_summary(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
 
     def same() -> int:
@@ -30,11 +30,11 @@ def test_the_figures_are_those_of_the_summary(tmp_path: Path) -> None:
     agent = served(Settings(levels=("base", "cloud"), audit_share=0.5), Pictures(40, same=True), bundle, same)
     health = Health(agent)
     agent.observers.append(health.on_frame)
-    figures = DeviceStats(agent, health)
+    read_stats = DeviceStats(agent, health)
     agent.run(JsonLinesWriter(""))
     agent.cameras[0].errors += 1
     agent.cameras[0].active_bundle.failures["base"] += 2
-    stats, summary = figures(), agent.summary()
+    stats, summary = read_stats(), agent.summary()
     assert stats.bundle == bundle.version
     assert stats.recent.frames == sum(stats.levels.values()) == summary["frames"] == 40
     assert stats.recent.local == pytest.approx(sum(summary["hits"].values()) / 40, abs=1e-4)
@@ -45,19 +45,19 @@ def test_the_figures_are_those_of_the_summary(tmp_path: Path) -> None:
     assert stats.error[0] == 0.0
     assert stats.error[2] == pytest.approx(1 - summary["audits"]["agreement"]["low"], abs=1e-4)
     assert stats.budget == Settings().max_disagreement
-    again = figures()
+    again = read_stats()
     assert again.recent.frames == 0
     assert again.levels == stats.levels
 
 
-def test_a_device_without_a_model_has_figures(tmp_path: Path) -> None:
+def test_a_device_without_a_model_has_stats(tmp_path: Path) -> None:
     agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
     stats = DeviceStats(agent, Health(agent))()
     assert (stats.bundle, stats.error) == ("", None)
     assert "waiting for a model" in stats.faults
 
 
-def test_the_broker_drops_old_figures(tmp_path: Path) -> None:
+def test_the_broker_drops_old_stats(tmp_path: Path) -> None:
     sent: list[tuple[str, bytes, dict[str, Any]]] = []
     agent = Agent(Settings(device="cam", stats=20.0), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
     agent.link = cast(MqttConnection, FakeLink(lambda *message: sent.append(message) or True))

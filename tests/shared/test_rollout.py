@@ -42,7 +42,7 @@ def test_only_devices_of_the_pattern_are_canaries() -> None:
 
 
 @given(st.lists(STATES, min_size=1, max_size=5))
-def test_whoever_hears_the_same_states_ends_in_the_same_one(states: list[Rollout]) -> None:
+def test_all_who_receive_the_same_states_end_in_the_same_one(states: list[Rollout]) -> None:
     """In any order: two servers that change a rollout at once agree."""
     ends = set()
     for order in itertools.islice(itertools.permutations(states), 24):
