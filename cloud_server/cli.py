@@ -19,6 +19,9 @@ import typer
 from cachenet.cloud_server import doctor
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.finetune.fine_tuner import FineTuner, TrainingConfig, latest_update
+from cachenet.cloud_server.fleet.canary import Canary
+from cachenet.cloud_server.fleet.command import fleet
+from cachenet.cloud_server.fleet.rollout_command import rollout_command as rollout
 from cachenet.cloud_server.provision.provision import provision
 from cachenet.cloud_server.serving.full_model import load_full
 from cachenet.cloud_server.serving.server import Server
@@ -39,6 +42,8 @@ app = program("cloud-server", Settings)
 log = logging.getLogger(__name__)
 
 app.command()(provision)
+app.command()(fleet)
+app.command("rollout")(rollout)
 
 
 @app.callback()
@@ -72,7 +77,7 @@ def run(
                 raise BundleError("nothing to serve: give --bundle (such as cifar10)")
             served = configured = Bundle(zoo.find(settings.bundle))
             training = _training_config(settings)
-            signer = _signer(settings, configured)
+            signer, canary = _signer(settings, configured), _canary(settings, configured)
             endpoint = config.endpoint(settings.metrics) if settings.metrics else None
             if training is not None:
                 served = latest_update(configured, training)
@@ -92,6 +97,7 @@ def run(
                 on_full_result=None if fine_tuner is None else fine_tuner.add,
                 own_broker=embedded is not None,
                 signer=signer,
+                canary=canary,
             )
             if endpoint is not None:
                 _serve_metrics(server, embedded, endpoint, settings.metrics, stack)
@@ -190,6 +196,18 @@ def _signer(settings: Settings, bundle: Bundle) -> CatalogueSigner | None:
             bundle.directory,
         )
     return None
+
+
+def _canary(settings: Settings, bundle: Bundle) -> Canary | None:
+    """The version to roll out; None without ``--canary``. Raises ``UserError``."""
+    if not settings.canary:
+        return None
+    if settings.fine_tune:
+        raise config.ConfigError("--canary and --fine-tune change the models of devices both; give one of them")
+    newer = Bundle(zoo.find(settings.canary))
+    canary = Canary(newer, settings.canary_share, settings.canary_devices, _signer(settings, newer))
+    canary.check(bundle)
+    return canary
 
 
 def _on_signals() -> SimpleQueue[int]:

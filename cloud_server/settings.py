@@ -19,7 +19,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of ``cloud-server run``; empty text is an unset setting. No setting holds a password."""
 
     #: Settings without a flag.
-    FILE_ONLY: ClassVar = ("queue", "max_batch", "device_share", "early_exits")
+    FILE_ONLY: ClassVar = ("queue", "max_batch", "device_share", "early_exits", "canary_share", "canary_devices")
     #: Settings of earlier versions and their successors.
     REPLACED: ClassVar = {
         "layer_caches": "use {early_exits}",
@@ -31,6 +31,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ALIASES: ClassVar = {"specialise": "fine-tune"}
 
     bundle: Annotated[str, Meta(description=f"Bundle to serve: {zoo.HELP}.")] = ""
+    canary: Annotated[
+        str, Meta(description="Newer version of the bundle, a directory, to roll out to a share of the devices first.")
+    ] = ""
+    canary_share: Annotated[
+        float, Meta(gt=0, le=1, description="Share of the devices that take the newer version first.")
+    ] = 0.1
+    canary_devices: Annotated[
+        str, Meta(description="Pattern of the names of devices that may take it first, as in cam-1*.")
+    ] = "*"
     broker: Annotated[
         str, Meta(description="Broker to use: embedded, or the address mqtt[s]://[user@]host[:port].")
     ] = EMBEDDED

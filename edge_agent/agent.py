@@ -28,14 +28,15 @@ from cachenet.edge_agent.settings import Settings, default_store, parse_size
 from cachenet.edge_agent.sources import Source
 from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.loader import ModelLoader
+from cachenet.edge_agent.updates.offers import Offers
 from cachenet.edge_agent.updates.probe import ProbeRequest, probe
 from cachenet.edge_agent.updates.store import Store
-from cachenet.edge_agent.updates.updater import Updater
-from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
+from cachenet.edge_agent.updates.updater import SETTLE_S, Updater
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, BundleError, Manifest
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.engine import peak_resident_bytes
 from cachenet.shared.inference.image import cut, encode, parse_region
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, rollout
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Agent:
             self._probe,
         )
         self.updater: Updater | None = None
+        self.offers: Offers | None = None
         self.signed: SignedCatalogue | None = None
         self.announcer: home_assistant.Announcer | None = None
         if self.link is not None and settings.home_assistant:
@@ -110,13 +112,18 @@ class Agent:
         elif store is not None:
             root = trusted.digest if trusted is not None else ""
             updater = self.updater = Updater(
-                store, self.loader, self._downloaders[1], self._probe, root, self._required_models, self._announce
+                *(store, self.loader, self._downloaders[1], self._probe, root, self._required_models, self._announce),
+                settle_s=SETTLE_S,
             )
             updater.restore(settings.catalogue)
+            offers = self.offers = Offers(settings.device, updater.announce, lambda: updater.version)
             if trusted is not None:
                 from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
 
-                self.signed = SignedCatalogue(trusted, store, updater.announce, lambda: updater.name, self._announce)
+                self.signed = SignedCatalogue(
+                    *(trusted, store, offers.on_manifest, lambda: updater.name, self._announce),
+                    announce_canary=offers.on_canary,
+                )
 
         def make(own: Settings, source: Source) -> Camera:
             return Camera(
@@ -275,16 +282,30 @@ class Agent:
 
     def _receive_catalogue(self, message: Message) -> None:
         """Pass a catalogue on. Raises ``Malformed``, ``BundleError``."""
-        name, signed = protocol.catalogue_of(message.topic)
-        if self.updater is None or self.settings.catalogue not in ("", name):
+        name, kind = protocol.catalogue_of(message.topic)
+        if self.offers is None or self.settings.catalogue not in ("", name):
             return
-        if self.signed is None:
-            if not signed:
-                self.updater.announce(message.payload)
-        elif signed:
+        if kind == "rollout":
+            self._receive_rollout(name, self.offers, message.payload)
+        elif self.signed is None:
+            if kind == "":
+                self.offers.on_manifest(message.payload)
+        elif kind == "signed":
             self.signed.receive(name, message.payload)
         else:
             self.signed.receive_unsigned(name)
+
+    def _receive_rollout(self, name: str, offers: Offers, payload: bytes) -> None:
+        """Pass a rollout on. Raises ``Malformed``, ``BundleError``."""
+        received = rollout.read(payload)
+        if received.bundle != name:
+            raise protocol.Malformed(f"a rollout of {received.bundle}")
+        offers.on_rollout(received)
+        if self.signed is not None:
+            if received.files and received.state in ("running", "paused"):
+                self.signed.receive(name, protocol.encode(protocol.SignedCatalogue(received.files)), canary=True)
+        elif (manifest := received.files.get(MANIFEST)) is not None:
+            offers.on_canary(manifest)
 
     def _connected(self) -> None:
         if self.outbox is not None:

@@ -100,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         {
             *("catalogue", "levels", "base", "audit_share", "early_exits", "memory_budget", "threads", "slowdown"),
             *("frozen", "metrics", "record", "decision_log", "output_max", "summary", "misses", "misses_budget"),
-            *("outbox", "results", "home_assistant", "discovery_prefix"),
+            *("outbox", "results", "stats", "home_assistant", "discovery_prefix"),
         }
     )
 
@@ -232,6 +232,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = "0"
     results: Annotated[bool, Meta(description="Whether changed answers are published over MQTT.")] = False
+    stats: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Time between two messages with this device's figures for the fleet page, seconds; 0: none.",
+        ),
+    ] = 60.0
     home_assistant: Annotated[
         bool, Meta(description="Whether cameras are announced to Home Assistant by MQTT discovery.")
     ] = False

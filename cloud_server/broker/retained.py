@@ -24,8 +24,9 @@ _PERIOD_S = 10.0
 _QUIET_S = 0.25
 #: Largest number of devices that one reading logs.
 _MAX_LOGGED = 5
-#: Largest status of a device, bytes: names of 256 resident models.
-_MAX_STATUS = 32 << 10
+#: Topics of a device that may be retained, and the largest size of each, bytes: of a status, names of 256 resident
+#: models.
+_MAX_SIZES = {"status": 32 << 10, "stats": 4 << 10}
 #: Largest description for Home Assistant, bytes, and largest number for a device, one for each camera. 200 entities,
 #: the most of a camera, have about 100 kB.
 _MAX_CONFIG, _MAX_CONFIGS = 256 << 10, 64
@@ -52,7 +53,7 @@ class RetainedMessages:
         """Whether the message of ``size`` bytes on a topic of ``TOPICS`` or ``DISCOVERY_TOPICS`` is of no use."""
         first, _, device, *leaf = topic.split("/")
         if first != "homeassistant":
-            return leaf != ["status"] or size > _MAX_STATUS
+            return size > _MAX_SIZES.get("/".join(leaf), -1)
         configs = self._configs[device]
         if size > _MAX_CONFIG or (topic not in configs and len(configs) >= _MAX_CONFIGS):
             return True

@@ -1,7 +1,7 @@
 """Access control of the broker: users and roles of mosquitto's dynamic-security plugin.
 
 A device may read its own subtree and the catalogue, and write on the topics that the protocol gives it. A viewer, such
-as Home Assistant, may read the results, the snapshots and the status of all devices. Only the server may subscribe
+as Home Assistant or the fleet page, may read what devices report, and the catalogue. Only the server may subscribe
 under ``$share/``: each member of the server's group receives a part of all requests. The server may also read and write
 the topics of all devices, to remove useless retained messages. The plugin of mosquitto 2.0 cannot put a user name into
 a topic pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 
 from cachenet.cloud_server.broker import retained
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.transport import protocol, version_1
+from cachenet.shared.transport import protocol, rollout, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 Kind = Literal["admin", "server", "device", "viewer"]
@@ -76,12 +76,13 @@ class User:
             return dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribePattern"), (f"{_CONTROL}/#",))
         if self.kind == "server":
             return {
-                "subscribeLiteral": (*_SERVER_TOPICS, *_DEVICE_TOPICS),
-                "publishClientReceive": _DEVICE_TOPICS,
+                "subscribeLiteral": (*_SERVER_TOPICS, *_DEVICE_TOPICS, rollout.TOPICS),
+                "publishClientReceive": (*_DEVICE_TOPICS, rollout.TOPICS),
                 "publishClientSend": (*_DEVICE_TOPICS, *_under_roots("+/answer", "+/blob/+", "catalogue/#")),
             }
         if self.kind == "viewer":
-            readable: tuple[str, ...] = (*_under_roots("+/status", "+/result/#", "+/snapshot/#"), f"{_DISCOVERY}/#")
+            leaves = ("+/status", "+/stats", "+/result/#", "+/snapshot/#", "catalogue/#")
+            readable: tuple[str, ...] = (*_under_roots(*leaves), f"{_DISCOVERY}/#")
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
             discovery = f"{_DISCOVERY}/device/{self.name}/#"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
 from cachenet.cloud_server.broker.retained import RetainedSweeper
+from cachenet.cloud_server.fleet.canary import Canary
+from cachenet.cloud_server.fleet.controller import RolloutController
 from cachenet.cloud_server.serving.blobs import Blobs
 from cachenet.cloud_server.serving.counters import Counters
 from cachenet.cloud_server.serving.full_model import FullDetector, FullModel
@@ -30,6 +32,7 @@ from cachenet.shared.transport.protocol import (
     Reply,
     SignedCatalogue,
 )
+from cachenet.shared.transport.rollout import Rollout
 
 if TYPE_CHECKING:
     from cachenet.cloud_server.serving.signer import CatalogueSigner
@@ -61,6 +64,7 @@ class Server:
         on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
         own_broker: bool = False,
         signer: CatalogueSigner | None = None,
+        canary: Canary | None = None,
     ) -> None:
         """Create a server that is not yet started.
 
@@ -76,12 +80,14 @@ class Server:
             own_broker: Whether the broker is the embedded one, which is supervised elsewhere. Otherwise the server
                 probes the broker by a round trip, and removes useless retained messages.
             signer: Signs what the server publishes; None for an unsigned bundle.
+            canary: A newer version of the bundle to roll out; None for none.
 
         Raises:
             MqttError: The credentials cannot be used.
         """
         self.counters = Counters()
         self._bundle, self._full, self._signer = bundle, full, signer
+        self._canary, self._rollout = canary, None if canary is None else self._controller(bundle, canary)
         self._blobs = self._blobs_of(bundle)
         self._ids = RequestIds()
         self._worker = Worker(
@@ -99,6 +105,7 @@ class Server:
         self._sweeper = None if own_broker else RetainedSweeper(broker)
         own = () if own_broker else (self._probe.topic,)
         topics = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS, *own)
+        topics += () if self._rollout is None else self._rollout.topics
         self._link = MqttConnection(broker, name, [(topic, 1) for topic in topics], self._receive, self._announce)
         self._prober = SupervisedThread("broker-round-trip", self._probe_broker)
         self._renewer = SupervisedThread("signer", self._renew)
@@ -156,8 +163,26 @@ class Server:
                 log.error(error)
 
     def _blobs_of(self, bundle: Bundle) -> Blobs:
-        """The files of a bundle; with signatures, also those of the builder's bundle, to which it is an extension."""
-        return Blobs(bundle) if self._signer is None else Blobs(self._signer.bundle, bundle)
+        """The files of a bundle; with signatures, also those of the builder's bundle, to which it is an extension; and
+        those of a version that is rolled out."""
+        others = [self._signer.bundle] if self._signer is not None else []
+        return Blobs(*others, *([self._canary.bundle] if self._canary is not None else []), bundle)
+
+    def _controller(self, bundle: Bundle, canary: Canary) -> RolloutController:
+        name, version = bundle.manifest.name, canary.bundle.version
+        start = Rollout(name, bundle.version, version, "running", 0, canary.share, canary.devices)
+
+        def publish(topic: str, payload: bytes) -> bool:
+            return self._link.publish(topic, payload, qos=1, retain=True)
+
+        return RolloutController(start, canary.files, publish, self._promote)
+
+    def _promote(self) -> None:
+        """Serve the version that was rolled out, for all devices."""
+        assert self._canary is not None
+        with self._signing:
+            self._signer = self._canary.signer
+        self.update(self._canary.bundle)
 
     def _renew(self) -> None:
         if not self._renewer.stopping.wait(_RENEWAL_CHECK_S):
@@ -169,6 +194,8 @@ class Server:
             self._signing_error = error
             if due:
                 self._publish_signed()
+                if self._rollout is not None:
+                    self._rollout.publish()
 
     def _publish_signed(self) -> None:
         if self._signer is None:
@@ -183,6 +210,8 @@ class Server:
         self._publish_signed()
         name = self._bundle.manifest.name
         self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True)
+        if self._rollout is not None:
+            self._rollout.on_connect()
         # QoS 0: a broker may deny the topics of version 1, which is no fault.
         self._link.publish(protocol.catalogue(name, version_1.ROOT), version_1.CATALOGUE, retain=True)
 
@@ -197,6 +226,8 @@ class Server:
         try:
             if message.topic.startswith(version_1.ROOT + "/"):
                 self._refuse_version_1(message)
+                return
+            if self._rollout is not None and self._rollout.receive(message):
                 return
             device, leaf = protocol.device_of(message.topic)
             if leaf == ("blob", "get"):

@@ -89,12 +89,14 @@ def _catalogue(
             old_server |= version_1.is_server(message.topic, message.payload)
             if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 continue
-            name, signed = protocol.catalogue_of(message.topic)
+            name, kind = protocol.catalogue_of(message.topic)
+            if kind == "rollout":
+                continue
             if wanted not in ("", name):
                 others.add(name)
                 continue
-            if signed != (root is not None):
-                unsigned |= set() if signed else {name}
+            if (kind == "signed") != (root is not None):
+                unsigned |= set() if kind else {name}
                 continue
             try:
                 data = message.payload

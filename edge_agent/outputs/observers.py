@@ -1,4 +1,4 @@
-"""Optional observers of answered frames: metrics, preview, video, misses and results over MQTT."""
+"""Optional observers of answered frames: metrics, preview, video, misses, results and figures over MQTT."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import AnsweredFrame, Observer
 from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.doctor.health import Health
 from cachenet.edge_agent.outputs.report import View
 from cachenet.edge_agent.settings import parse_size
 from cachenet.shared.command import config
@@ -84,6 +85,12 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
             stack.callback(misses.close)
             observers.append(misses.on_frame)
             writers.append(("misses", misses))
+        if agent.link is not None and settings.stats:
+            from cachenet.edge_agent.outputs.stats import StatsPublisher
+
+            publisher = StatsPublisher(agent, Health(agent))
+            stack.enter_context(publisher.running())
+            observers.append(publisher.health.on_frame)
         if agent.link is not None and (settings.results or settings.home_assistant):
             from cachenet.edge_agent.outputs.results import Results
 

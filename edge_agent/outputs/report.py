@@ -177,12 +177,19 @@ class LatencyHistogram:
         self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / self._LOG_STEP)] += 1
 
     def with_(self, other: LatencyHistogram) -> LatencyHistogram:
-        """The sum of both histograms."""
+        """The sum of both histograms. Other threads may add to them meanwhile."""
         both = LatencyHistogram()
-        both._bins = self._bins + other._bins
+        both._bins = Counter(dict(self._bins)) + Counter(dict(other._bins))
         both.total, both.count = self.total + other.total, self.count + other.count
         both.longest = max(self.longest, other.longest)
         return both
+
+    def since(self, earlier: LatencyHistogram) -> LatencyHistogram:
+        """The latencies that were added after this histogram was ``earlier``; ``longest`` is that of all."""
+        later = LatencyHistogram()
+        later._bins = self._bins - earlier._bins
+        later.total, later.count, later.longest = self.total - earlier.total, later._bins.total(), self.longest
+        return later
 
     @property
     def mean(self) -> float:

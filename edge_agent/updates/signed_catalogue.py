@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _CHECK_S = 1.0
 #: Time that a signed catalogue may come after an unsigned one, seconds. Retained messages arrive within a round trip.
 _UNSIGNED_S = 3.0
+#: End of the name under which the signed catalogue of a rollout is stored; no name of a bundle has this character.
+_CANARY = "+canary"
 #: Most bundles whose messages wait, and most different reasons in the log.
 _MAX_WAITING, _MAX_REASONS = 8, 100
 
@@ -56,6 +58,7 @@ class SignedCatalogue:
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        announce_canary: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         """
         Args:
@@ -65,12 +68,13 @@ class SignedCatalogue:
             on_change: Called when ``stale`` has changed.
             clock: Seconds since the epoch; may be wrong.
             monotonic: Seconds since any time.
+            announce_canary: Takes a verified manifest of a rollout.
         """
         #: Why the newest catalogue is not taken; empty if it is.
         self.error = ""
         #: Since when no fresh metadata has arrived, as one line; empty while it is fresh.
         self.stale = ""
-        self._root, self._store, self._announce = root, store, announce
+        self._root, self._store, self._announce, self._announce_canary = root, store, announce, announce_canary
         self._followed, self._on_change, self._clock, self._monotonic = followed, on_change, clock, monotonic
         self._taken: dict[str, _Taken] = {}
         self._received: dict[str, bytes] = {}
@@ -89,11 +93,15 @@ class SignedCatalogue:
         self._wake.set()
         self._thread.stop(seconds)
 
-    def receive(self, name: str, payload: bytes) -> None:
-        """Take the message of a signed catalogue; thread-safe."""
+    def receive(self, name: str, payload: bytes, canary: bool = False) -> None:
+        """Take the message of a signed catalogue, or that of a rollout (``canary``); thread-safe.
+
+        A rollout has versions of its own: a device takes the older version again when it is undone.
+        """
+        slot = name + _CANARY * canary
         with self._lock:
-            if name in self._received or name == self._followed() or len(self._received) < _MAX_WAITING:
-                self._received[name] = payload
+            if slot in self._received or name == self._followed() or len(self._received) < _MAX_WAITING:
+                self._received[slot] = payload
         self._wake.set()
 
     def receive_unsigned(self, name: str) -> None:
@@ -106,8 +114,8 @@ class SignedCatalogue:
         """Verify what has arrived, and check the freshness."""
         with self._lock:
             received, self._received = self._received, {}
-        for name, payload in received.items():
-            self._verify(name, payload)
+        for slot, payload in received.items():
+            self._verify(slot, payload)
         self._report_unsigned()
         self._check_freshness()
 
@@ -117,14 +125,14 @@ class SignedCatalogue:
         if not self._thread.stopping.is_set():
             self.work()
 
-    def _verify(self, name: str, payload: bytes) -> None:
-        known = self._last(name)
+    def _verify(self, slot: str, payload: bytes) -> None:
+        name, known = slot.removesuffix(_CANARY), self._last(slot)
         before = None if known is None else Known(known.files, self._monotonic() - known.begun)
         try:
             files = protocol.decode(payload, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
             verified = self._root.verify(name, files, self._clock(), before)
             if self._followed() in ("", name) and not self._store.read_only:
-                self._store.save_signed(name, protocol.encode(protocol.SignedCatalogue(verified.files)))
+                self._store.save_signed(slot, protocol.encode(protocol.SignedCatalogue(verified.files)))
         except Malformed:
             self._refuse(f"{name} is not taken: its signed catalogue is malformed")
         except (UntrustedError, StoreError) as error:
@@ -133,11 +141,11 @@ class SignedCatalogue:
             self._refuse(f"{name} is not taken: it cannot be verified: {error.strerror}")
         else:
             begun = self._monotonic() - verified.age  # the same timestamp again does not make it younger
-            self._taken[name] = _Taken(verified.files, verified.signed_at, verified.expires, begun)
+            self._taken[slot] = _Taken(verified.files, verified.signed_at, verified.expires, begun)
             self.error = ""
             if verified.remark:
                 self._log_once(f"submodels that the server of {name} has trained are left out: {verified.remark}")
-            self._announce(verified.manifest)
+            (self._announce if slot == name else self._announce_canary)(verified.manifest)
 
     def _last(self, name: str) -> _Taken | None:
         """The last catalogue of ``name`` that was taken, also by an earlier process."""

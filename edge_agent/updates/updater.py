@@ -33,6 +33,9 @@ State = Literal["", "pending", "probing", "trial", "committed", "failed"]
 
 #: Frames that a new set must answer before the previous set is deleted. At 30 frames per second, half a minute.
 COMMIT_AFTER = 1000
+#: Time that a set has to stand in the catalogue before it replaces another, seconds. After each connection the
+#: catalogue and a rollout arrive one after the other; a canary would leave its set for a moment otherwise.
+SETTLE_S = 1.0
 
 
 class ModelSet(NamedTuple):
@@ -78,6 +81,7 @@ class Updater:
         root: str = "",
         required_models: Callable[[Manifest], set[str]] = lambda _: set(),
         on_change: Callable[[], None] = lambda: None,
+        settle_s: float = 0.0,
     ) -> None:
         """
         Args:
@@ -88,6 +92,7 @@ class Updater:
             required_models: Names of the models that a set needs before it replaces another. Raises
                 ``DeploymentError``.
             on_change: Called after each change of ``status``.
+            settle_s: Time that a set has to stand before it replaces another, seconds.
         """
         #: Why an update cannot proceed; empty if nothing blocks it.
         self.error = ""
@@ -95,6 +100,7 @@ class Updater:
         self.reason = ""
         self._store, self._loader, self._downloader, self._probe = store, loader, downloader, probe
         self._root, self._required_models, self._on_change = root, required_models, on_change
+        self._settle_s = settle_s
         self._current: ModelSet | None = None
         self._candidate: ModelSet | None = None
         #: The candidate after it was handed to the cameras.
@@ -198,6 +204,11 @@ class Updater:
         return newest.manifest.name if newest is not None else ""
 
     @property
+    def version(self) -> str:
+        """Version of the current set; empty while there is none."""
+        return self._current.version if self._current is not None else ""
+
+    @property
     def _newest(self) -> ModelSet | None:
         return self._candidate or self._deployed or self._current
 
@@ -285,7 +296,8 @@ class Updater:
         """Make a set the candidate, unless it is current or has failed before."""
         record = self._store.record(newer.manifest.name)
         self._candidate = newer
-        self._backoff, self._attempts, self._not_before = Backoff(*RETRY_S), 0, 0.0
+        settled = 0.0 if self._current is None else time.monotonic() + self._settle_s
+        self._backoff, self._attempts, self._not_before = Backoff(*RETRY_S), 0, settled
         if self._current is not None and newer.version == self._current.version:
             self._candidate = None
             self._update_store(self._store.unstage)

@@ -48,11 +48,11 @@ SERVER_TOPICS = (
     f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
 #: Topics that a device publishes on, after its name.
-DEVICE_LEAVES = ("status", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
+DEVICE_LEAVES = ("status", "stats", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
 #: Topics of all manifests and signed catalogues.
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
-#: Last part of the topic of a signed catalogue.
-_SIGNED = "signed"
+#: Kind of a message under these topics, and the last part of its topic: a manifest, a signed catalogue or a rollout.
+CatalogueKind = Literal["", "signed", "rollout"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ID = re.compile(r"(?:[0-9a-f]{32})?")
@@ -263,19 +263,19 @@ def catalogue(bundle: str, root: str = ROOT) -> str:
 
 def signed_catalogue(bundle: str) -> str:
     """The topic of a bundle's signed catalogue."""
-    return f"{catalogue(bundle)}/{_SIGNED}"
+    return f"{catalogue(bundle)}/signed"
 
 
-def catalogue_of(received: str) -> tuple[str, bool]:
-    """The bundle of a topic under ``CATALOGUE_TOPICS``, and whether the topic is of its signed catalogue.
+def catalogue_of(received: str) -> tuple[str, CatalogueKind]:
+    """The bundle of a topic under ``CATALOGUE_TOPICS``, and the kind of its message.
 
     Raises:
-        Malformed: The topic is neither of a manifest nor of a signed catalogue.
+        Malformed: The topic is of no such message.
     """
-    bundle, *rest = received.removeprefix(CATALOGUE_TOPICS[:-1]).split("/")
-    if rest not in ([], [_SIGNED]):
+    bundle, _, kind = received.removeprefix(CATALOGUE_TOPICS[:-1]).partition("/")
+    if kind not in get_args(CatalogueKind):
         raise Malformed("topic of no catalogue")
-    return check_device(bundle), bool(rest)
+    return check_device(bundle), cast(CatalogueKind, kind)
 
 
 def check_device(name: str) -> str:

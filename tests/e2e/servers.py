@@ -27,9 +27,9 @@ from tests.bundles import tiny_bundle
 _BOUND_S = 60.0
 
 
-def until(condition: Callable[[], object], why: str = "timeout") -> None:
+def until(condition: Callable[[], object], why: str = "timeout", seconds: float = _BOUND_S) -> None:
     """Wait until ``condition`` holds."""
-    deadline = time.monotonic() + _BOUND_S
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, why
         time.sleep(0.01)

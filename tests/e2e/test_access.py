@@ -182,7 +182,8 @@ def test_a_viewer_receives_results_and_snapshots_and_no_requests_and_cannot_publ
     viewer = Client(
         where,
         "anything",
-        *("cachenet/2/+/status", "cachenet/2/+/result/#", "cachenet/2/+/snapshot/#", "homeassistant/#", "#"),
+        *("cachenet/2/+/status", "cachenet/2/+/stats", "cachenet/2/catalogue/#", "cachenet/2/+/result/#"),
+        *("cachenet/2/+/snapshot/#", "homeassistant/#", "#"),
         *SERVER_TOPICS,
     )
     server, b = connect("server"), connect("cam-b", topic("cam-b", "#"), "homeassistant/status")
@@ -194,9 +195,12 @@ def test_a_viewer_receives_results_and_snapshots_and_no_requests_and_cannot_publ
         b.link.publish(topic("cam-b", "infer", "full"), b"picture", 1)
         b.link.publish(topic("cam-b", "result"), b"label", 1)
         b.link.publish(topic("cam-b", "snapshot", "yard"), b"snapshot", 1)
+        b.link.publish(topic("cam-b", "stats"), b"figures", 1)
+        b.link.publish(topic("cam-a", "stats"), b"forged", 1)
+        server.link.publish("cachenet/2/catalogue/tiny", b"manifest", 1)
         b.link.publish("homeassistant/device/cam-b/camera/config", b"described", 1)
         b.link.publish("homeassistant/device/cam-a/camera/config", b"forged", 1)
-        until(lambda: {b"label", b"snapshot", b"described"} <= set(viewer.payloads()))
+        until(lambda: {b"label", b"snapshot", b"figures", b"manifest", b"described"} <= set(viewer.payloads()))
         until(lambda: b"picture" in server.payloads())
         until(lambda: b"online" in b.payloads())
         time.sleep(_DELIVERY_S)

@@ -32,6 +32,7 @@ class Device:
     def __init__(self, repository: Repository, clock: float | None = None) -> None:
         self._repository, self._clock = repository, clock
         self.taken: list[bytes] = []
+        self.canaries: list[bytes] = []
         self.changes = 0
         self.restart()
 
@@ -44,13 +45,14 @@ class Device:
             self.changed,
             lambda: self._repository.now if self._clock is None else self._clock,
             lambda: self._repository.now,
+            self.canaries.append,
         )
 
     def changed(self) -> None:
         self.changes += 1
 
-    def receive(self, files: Files, name: str = "tiny") -> None:
-        self.catalogue.receive(name, protocol.encode(protocol.SignedCatalogue(files)))
+    def receive(self, files: Files, name: str = "tiny", canary: bool = False) -> None:
+        self.catalogue.receive(name, protocol.encode(protocol.SignedCatalogue(files)), canary)
         self.catalogue.work()
 
 
@@ -170,3 +172,44 @@ def test_of_a_store_only_sets_of_the_trusted_root_are_used(site: Site, bundle: B
         loader.on_answer(digest(newer))
     until(lambda: not site.store.root_of(bundle.data))
     assert site.store.root_of(newer) == "a" * 64
+
+
+def test_the_signed_version_of_a_rollout_does_not_make_that_of_the_catalogue_an_older_one(
+    repository: Repository,
+) -> None:
+    """So that a rollout can be undone, also after a restart; within each of the two, older ones are refused."""
+    device = Device(repository)
+    stable, builder = repository.bundle, repository.server
+    device.receive(repository.publish())
+    repository.now += HOUR
+    repository.change()
+    newer = repository.publish()
+    device.receive(newer, canary=True)
+    assert (device.taken, device.canaries) == ([stable.data], [repository.bundle.data])
+    repository.now += HOUR
+    device.restart()
+    device.receive(builder.sign(stable))
+    assert device.taken[-1] == stable.data and device.catalogue.error == ""
+    repository.now += HOUR
+    device.receive(repository.publish(), canary=True)
+    device.restart()
+    device.receive(newer, canary=True)
+    assert len(device.canaries) == 2
+    assert "older than what this device has" in device.catalogue.error
+
+
+def test_a_version_of_a_rollout_that_nobody_signed_is_refused(repository: Repository) -> None:
+    device = Device(repository)
+    device.receive({"bundle.json": repository.bundle.data}, canary=True)
+    assert not device.canaries and "is not taken" in device.catalogue.error
+
+
+def test_a_promoted_version_is_taken_in_the_catalogue(repository: Repository) -> None:
+    device = Device(repository)
+    device.receive(repository.publish())
+    repository.now += HOUR
+    repository.change()
+    device.receive(repository.publish(), canary=True)
+    repository.now += HOUR
+    device.receive(repository.publish())
+    assert device.taken[-1] == repository.bundle.data and device.catalogue.error == ""

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.shared.cascade.sequential_tests import AnytimeUpperBound, EDetector
+from cachenet.shared.cascade.sequential_tests import AnytimeUpperBound, EDetector, TwoSampleTest
 
 shares = st.lists(st.floats(0, 1), max_size=60)
 
@@ -71,3 +71,42 @@ def test_the_e_value_seldom_exceeds_100_at_the_allowed_mean() -> None:
                 deceived += 1
                 break
     assert deceived <= 20
+
+
+def largest(first: float, other: float, streams: int, blocks: int = 60) -> np.ndarray:
+    """Largest e-value of each stream of blocks of 10 and 40 observations with these means."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(streams):
+        test, top = TwoSampleTest(), 1.0
+        for _ in range(blocks):
+            test.add(10, float(rng.binomial(10, first)), 40, float(rng.binomial(40, other)))
+            top = max(top, test.e_value)
+        found.append(top)
+    return np.array(found)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1), st.integers(0, 20), st.floats(0, 1)), max_size=20))
+def test_the_e_value_of_two_samples_is_finite_and_positive(
+    blocks: list[tuple[int, float, int, float]],
+) -> None:
+    test = TwoSampleTest()
+    for count, share, other_count, other_share in blocks:
+        test.add(count, share * count, other_count, other_share * other_count)
+        assert 0 <= test.e_value < np.inf
+
+
+def test_equal_and_better_samples_rarely_have_a_large_e_value() -> None:
+    """At most one in 20 exceeds 20 at any time, and where the first is better, fewer still."""
+    assert (largest(0.03, 0.03, 120) >= 20).mean() <= 0.05
+    assert (largest(0.3, 0.3, 120) >= 20).mean() <= 0.05
+    assert (largest(0.01, 0.05, 60) >= 20).mean() <= 0.05
+
+
+def test_a_worse_sample_has_a_large_e_value() -> None:
+    assert (largest(0.25, 0.02, 100, blocks=20) >= 100).mean() >= 0.95
+
+
+def test_one_sample_alone_proves_nothing() -> None:
+    test = TwoSampleTest()
+    test.add(100, 100.0, 0, 0.0)
+    assert test.e_value == 1.0

@@ -1,0 +1,142 @@
+"""The command ``cloud-server rollout``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+import typer
+
+from cachenet.cloud_server.fleet.command import Broker, Ca, PasswordFile, brokers
+from cachenet.cloud_server.fleet.fleet import TOPICS, Fleet, Summary, Version
+from cachenet.cloud_server.fleet.reader import BrokerReader
+from cachenet.shared.command import exit, logs
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.text import printable
+from cachenet.shared.transport import protocol, rollout
+from cachenet.shared.transport.rollout import Rollout, State
+
+#: Time to wait until a broker has taken a message, seconds.
+_PUBLISH_S = 5.0
+
+
+class Action(str, Enum):
+    """What to do with a rollout."""
+
+    STATUS = "status"
+    PAUSE = "pause"
+    RESUME = "resume"
+    PROMOTE = "promote"
+    UNDO = "undo"
+
+
+#: States in which an action is possible, and the state after it.
+_CHANGES: dict[Action, tuple[tuple[State, ...], State]] = {
+    Action.PAUSE: (("running",), "paused"),
+    Action.RESUME: (("running", "paused", "undone"), "running"),
+    Action.PROMOTE: (("running", "paused"), "promoted"),
+    Action.UNDO: (("running", "paused"), "undone"),
+}
+
+
+class RolloutError(UserError):
+    """The rollout cannot be changed so."""
+
+
+def rollout_command(
+    broker: Broker,
+    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.STATUS,
+    bundle: Annotated[str, typer.Option(help="Name of the bundle (default: the only one with a rollout).")] = "",
+    share: Annotated[
+        float | None, typer.Option(help="With resume: another share of the devices.", min=0.0, max=1.0)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rollouts and the versions as JSON.")] = False,
+    password_file: PasswordFile = "",
+    ca: Ca = "",
+) -> None:
+    """Show or change the rollout of a newer version, which 'cloud-server run --canary' has begun.
+
+    Example: cloud-server rollout --broker mqtt://server.local
+
+    Example: cloud-server rollout promote --broker mqtt://server.local
+    """
+    logs.to_stderr(logging.ERROR)
+    try:
+        if share is not None and action != Action.RESUME:
+            raise RolloutError("--share is for resume")
+        fleet = Fleet(time.monotonic)
+        reader = BrokerReader(
+            brokers(broker, password_file, ca),
+            TOPICS,
+            lambda number, message: fleet.receive(message.topic, message.payload, number),
+        )
+        with reader.running():
+            if not reader.wait():
+                for error in reader.errors:
+                    exit.say("cloud-server", error.removesuffix("; trying again"))
+                raise typer.Exit(1)
+            if action != Action.STATUS:
+                changed = change(_chosen(fleet.summary(), bundle), action, share)
+                for link in reader.links:
+                    link.publish(rollout.topic(changed.bundle), protocol.encode(changed), qos=1, retain=True)
+                if not _arrived(fleet, changed):
+                    exit.say("cloud-server", "the broker has not taken the change; may this user write the catalogue?")
+                    raise typer.Exit(1)
+        summary = fleet.summary()
+    except UserError as error:
+        exit.refuse("cloud-server", str(error))
+    if as_json:
+        typer.echo(msgspec.json.encode({"rollouts": summary.rollouts, "versions": summary.versions}))
+    else:
+        typer.echo("\n".join(lines(summary)))
+
+
+def change(present: Rollout, action: Action, share: float | None = None) -> Rollout:
+    """The next state of a rollout. Raises ``RolloutError`` if it is not possible."""
+    possible, state = _CHANGES[action]
+    if present.state not in possible:
+        more = "; to go back, serve the former version with --bundle" if present.state == "promoted" else ""
+        raise RolloutError(f"the rollout of {present.bundle} is {present.state}; {action.value} is not possible{more}")
+    return present.changed(state, "by hand", share)
+
+
+def _chosen(summary: Summary, bundle: str) -> Rollout:
+    """The rollout of a bundle, or the only one. Raises ``RolloutError``."""
+    found = [own for own in summary.rollouts if bundle in ("", own.bundle)]
+    if not found:
+        raise RolloutError("there is no such rollout; 'cloud-server run --canary' begins one")
+    if len(found) > 1:
+        raise RolloutError(f"there are rollouts of {', '.join(own.bundle for own in found)}; choose one with --bundle")
+    return found[0]
+
+
+def _arrived(fleet: Fleet, changed: Rollout) -> bool:
+    """Wait until the broker has sent the change to its subscribers, of which this program is one."""
+    end = time.monotonic() + _PUBLISH_S
+    while time.monotonic() < end:
+        if any(own.bundle == changed.bundle and not changed.supersedes(own) for own in fleet.summary().rollouts):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def lines(summary: Summary) -> list[str]:
+    """The rollouts, each with its two versions."""
+    versions = {version.version: version for version in summary.versions}
+    found = []
+    for own in summary.rollouts:
+        found.append(printable(f"{own.bundle}: {own.line}, {own.share:.0%} of the devices {own.devices}"))
+        found.append("version   devices  failed updates  audits  wrong   frames  errors")
+        found += [_line(versions.get(version, Version(version))) for version in (own.canary, own.stable)]
+    return found or ["no rollout"]
+
+
+def _line(own: Version) -> str:
+    wrong = f"{own.wrong / own.audits:.1%}" if own.audits else ""
+    name = printable(own.version[:8])
+    return (
+        f"{name:<8}  {own.devices:>7}  {own.failed:>14}  {own.audits:>6}  {wrong:>5}  {own.frames:>7}  {own.errors:>6}"
+    )
