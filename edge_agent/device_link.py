@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import threading
 import time
@@ -24,9 +23,9 @@ _CONNECT_S = 4.0
 _REPLY_S = 1.0
 #: First and longest delay before another attempt when no broker of the list works, seconds.
 _RETRY_S = (0.25, 4.0)
-#: Shortest and longest time between two looks for a preferred broker, seconds. The devices of a broker that was away
-#: return within the longest, not all at once.
-RETURN_S = (5.0, 15.0)
+#: First and longest time between two looks for a preferred broker, seconds, and their jitter. So the devices of a
+#: broker that was away for a short time return within 15 s, not all at once.
+_LOOK_S, _LOOK_JITTER = (10.0, 60.0), 0.5
 #: Time that the former connection stays open after a return, for replies to what was sent over it, seconds. Questions
 #: have ten seconds at most.
 _OVERLAP_S = protocol.MAX_BUDGET_MS["infer"] / 1000
@@ -60,7 +59,7 @@ class DeviceLink:
         on_message: Callable[[Message], None],
         on_connect: Callable[[], None] = lambda: None,
         will: tuple[str, bytes] | None = None,
-        return_s: tuple[float, float] = RETURN_S,
+        look_s: tuple[float, float] = _LOOK_S,
     ) -> None:
         """Configure a connection; ``start`` connects. Arguments are those of ``MqttConnection``, and:
 
@@ -69,7 +68,7 @@ class DeviceLink:
             device: Name of the device.
             on_message: Called with one message at a time.
             on_connect: Called after each connection and each change of the broker.
-            return_s: Shortest and longest time between two looks for a preferred broker, seconds.
+            look_s: First and longest time between two looks for a preferred broker, seconds.
 
         Raises:
             MqttError: The CA file cannot be used.
@@ -80,7 +79,7 @@ class DeviceLink:
         blobs = protocol.topic(device, "blob", "+")
         if len(self._brokers) > 1 and blobs not in (topic for topic, _ in subscriptions):
             self._subscriptions.append((blobs, 0))  # the reply by which a server is known to be there
-        self._return_s = return_s
+        self._looks = Backoff(*look_s, jitter=_LOOK_JITTER)
         self._receiving = threading.RLock()
         self._lost = threading.Event()
         self._backoff = Backoff(*_RETRY_S)
@@ -153,7 +152,7 @@ class DeviceLink:
 
     def _session(self, where: Address, held: bool) -> _Session:
         """A connection that is not started; ``held``: whether its messages wait until it is used."""
-        session = _Session(self._device, held, self._pass_on, self._connected)
+        session = _Session(self._device, held, self._pass_on, self._connected, self._lost.set)
         level = logging.DEBUG if held else logging.WARNING
         name = f"cachenet-{self._device}"
         session.link = MqttConnection(
@@ -163,7 +162,7 @@ class DeviceLink:
             session.receive,
             session.connected,
             self._will,
-            on_loss=self._lost.set,
+            on_loss=session.lost,
             error_level=level,
             takeovers=self._takeovers[where],
         )
@@ -195,7 +194,7 @@ class DeviceLink:
             if now < self._look_at:
                 self._lost.wait(min(self._look_at - now, _OVERLAP_S))
             elif not self._change(preferred, lambda: not link.connected.is_set(), answered=True):
-                self._look_at = self._next_look()
+                self._look_at = time.monotonic() + self._looks.failed()
             return
         self._lost.wait(_OVERLAP_S)
 
@@ -203,9 +202,6 @@ class DeviceLink:
         """All brokers but the present one: those first that did not fail last time."""
         others = (where for where in self._brokers if where != self._current.link.address)
         return sorted(others, key=lambda where: where in self._failed)
-
-    def _next_look(self) -> float:
-        return time.monotonic() + random.uniform(*self._return_s)
 
     def _change(self, brokers: Sequence[Address], needless: Callable[[], bool], answered: bool = False) -> bool:
         """Use the first of ``brokers`` over which a server answers.
@@ -250,7 +246,8 @@ class DeviceLink:
         why = former.link.error.removesuffix("; trying again") or "it works again"
         log.warning("uses broker %s:%d in place of %s:%d: %s", where.host, where.port, was.host, was.port, why)
         session.link.error_level, self._current = logging.WARNING, session
-        self._look_at = self._next_look()
+        self._looks.reset()
+        self._look_at = time.monotonic() + self._looks.failed()
         self._end_former()
         if former.link.connected.is_set():
             self._former = former, time.monotonic() + _OVERLAP_S
@@ -273,20 +270,27 @@ class _Session:
     link: MqttConnection
 
     def __init__(
-        self, device: str, held: bool, on_message: Callable[[Message], None], on_connect: Callable[[_Session], None]
+        self,
+        device: str,
+        held: bool,
+        on_message: Callable[[Message], None],
+        on_connect: Callable[[_Session], None],
+        on_loss: Callable[[], None],
     ) -> None:
-        self._device, self._on_message, self._on_connect = device, on_message, on_connect
+        self._device, self._on_message, self._on_connect, self._on_loss = device, on_message, on_connect, on_loss
         self._held: list[Message] | None = [] if held else None
         self._lock = threading.Lock()
+        #: Set when an attempt to connect has ended.
+        self._ended = threading.Event()
         self._reply_topic, self._replied = "", threading.Event()
 
     def connect(self, needless: Callable[[], bool]) -> bool:
         """Whether the broker accepts the connection, before it is needless."""
         self.link.start()
         end = time.monotonic() + _CONNECT_S
-        while (error := self.link.settle(_STEP_S)) == NOT_YET and time.monotonic() < end and not needless():
+        while not self._ended.wait(_STEP_S) and time.monotonic() < end and not needless():
             pass
-        return not error and self.link.connected.wait(_STEP_S)
+        return self.link.connected.is_set()
 
     def is_answered(self) -> bool:
         """Whether a server replies over this broker: to a request for a file that nobody has."""
@@ -304,7 +308,12 @@ class _Session:
                 self._on_message(message)
 
     def connected(self) -> None:
+        self._ended.set()
         self._on_connect(self)
+
+    def lost(self) -> None:
+        self._ended.set()
+        self._on_loss()
 
     def receive(self, message: Message) -> None:
         if message.topic == self._reply_topic:

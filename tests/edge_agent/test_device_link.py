@@ -79,7 +79,7 @@ Connect = Callable[..., tuple[DeviceLink, list[Message], threading.Semaphore]]
 def connect(brokers: Brokers) -> Iterator[Connect]:
     links: list[DeviceLink] = []
 
-    def connect(return_s: float = 0.2) -> tuple[DeviceLink, list[Message], threading.Semaphore]:
+    def connect(look_s: float = 0.2) -> tuple[DeviceLink, list[Message], threading.Semaphore]:
         received: list[Message] = []
         connections = threading.Semaphore(0)
 
@@ -89,9 +89,7 @@ def connect(brokers: Brokers) -> Iterator[Connect]:
 
         topics = [(_ANSWER, 0), (protocol.CATALOGUE_TOPICS, 1)]
         will = (_STATUS, b"offline")
-        links.append(
-            DeviceLink(brokers.addresses, "cam", topics, received.append, connected, will, (return_s, return_s))
-        )
+        links.append(DeviceLink(brokers.addresses, "cam", topics, received.append, connected, will, (look_s, look_s)))
         links[-1].start()
         return links[-1], received, connections
 
