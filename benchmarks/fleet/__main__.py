@@ -39,14 +39,16 @@ from typing import Any
 from benchmarks.fleet import devices
 from benchmarks.fleet.records import DeviceRecord, Kill, gaps, percentile
 from benchmarks.fleet.site import Broker, Server, memory_bytes, processor_s, small_bundle, urls, wait_for
+from cachenet.shared.transport.broker import addresses
+from cachenet.shared.transport.shards import ranked
 
 #: Most devices in a process: paho waits with select(2), which takes file descriptors under 1024 only, and a device that
 #: changes its broker has nine.
 _PER_PROCESS = 100
 #: Time between a kill and the start of the process, seconds.
 _DOWN_S = 3.0
-#: Shortest and longest time between the recovery of a process and the next kill, seconds.
-_BETWEEN_S = (2.0, 8.0)
+#: Shortest and longest time between the recovery of a process and the next kill, seconds: devices return meanwhile.
+_BETWEEN_S = (15.0, 25.0)
 #: Time for devices to settle before anything is measured, seconds.
 _SETTLE_S = 5.0
 
@@ -73,9 +75,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             stack.callback(servers[-1].kill)
         for server in servers:
             wait_for(server)
-        names = tuple(f"cam{number}" for number in range(args.devices))
+        where = addresses(urls(brokers))
+        # Those of a broker together: while they change to another they delay only each other.
+        names = sorted((f"cam{n}" for n in range(args.devices)), key=lambda name: ranked(where, name)[0].port)
         fleet = [
-            _start(stack, devices.Plan(names[first : first + _PER_PROCESS], urls(brokers), bundle, scratch,
+            _start(stack, devices.Plan(tuple(names[first : first + _PER_PROCESS]), urls(brokers), bundle, scratch,
                                        args.rate, args.deadline_ms / 1000, args.seed + first))
             for first in range(0, args.devices, _PER_PROCESS)
         ]  # fmt: skip
@@ -160,7 +164,7 @@ def _kill(processes: list[Broker | Server], count: int, chance: random.Random) -
         time.sleep(_DOWN_S)
         killed.restart()
         wait_for(killed)
-    time.sleep(_BETWEEN_S[1])
+    time.sleep(_BETWEEN_S[0])
     return kills
 
 
