@@ -198,7 +198,7 @@ def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
                 sources.append(Pipe("640x480:bgr24", fd=writer.stdout.fileno()))
         tables = tuple(CameraTable(name, kind) for name in _NAMES)
         settings = Settings(device="benchmark", region=_REGION, camera=tables)
-        agent = Agent(settings, sources, Address("127.0.0.1", port), Store(Path(scratch) / "store"), None)
+        agent = Agent(settings, sources, [Address("127.0.0.1", port)], Store(Path(scratch) / "store"), None)
         agent.observers.append(on_frame)
         running = threading.Thread(target=agent.run, args=(JsonLinesWriter(str(Path(scratch) / "answers")),))
         running.start()

@@ -33,7 +33,7 @@ from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import require_signing
 from cachenet.shared.command.options import Version, program, with_settings
-from cachenet.shared.transport.mqtt import Address, address, password
+from cachenet.shared.transport.mqtt import Address, addresses, password
 
 if TYPE_CHECKING:
     from cachenet.cloud_server.serving.signer import CatalogueSigner
@@ -66,6 +66,8 @@ def run(
     Example: cloud-server run --bundle cifar10
 
     Example: cloud-server run --bundle cifar10 --broker mqtts://server@broker.example --ca ca.pem
+
+    Example: cloud-server run --bundle cifar10 --broker mqtt://one.example,mqtt://two.example
 
     Example: cloud-server run --bundle build/mine --fine-tune --key server.key
     """
@@ -108,9 +110,8 @@ def run(
         if fine_tuner is not None:
             fine_tuner.start(server.update)
             stack.callback(fine_tuner.stop)
-        log.info(
-            "serving %s (%s on %s) to %s:%d", served.manifest.name, full.name, full.provider, where.host, where.port
-        )
+        places = ", ".join(f"{one.host}:{one.port}" for one in where)
+        log.info("serving %s (%s on %s) to %s", served.manifest.name, full.name, full.provider, places)
         stopped.get()
         ended = server.stop()
     counts = server.counters.read()
@@ -144,8 +145,8 @@ def broker(
 app.command("doctor")(command("cloud-server", run, Settings, doctor.findings, doctor.ABOUT))
 
 
-def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:
-    """The embedded broker, if the settings select it, and the address to connect to.
+def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, tuple[Address, ...]]:
+    """The embedded broker, if the settings select it, and the addresses to connect to.
 
     Raises:
         BrokerError: The embedded broker cannot have this address.
@@ -153,9 +154,9 @@ def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:
     """
     if settings.broker == EMBEDDED:
         embedded = EmbeddedBroker(settings.listen, settings.port)
-        return embedded, embedded.address
+        return embedded, (embedded.address,)
     ca = Path(settings.ca) if settings.ca else None
-    return None, address(settings.broker, password(settings.password_file), ca)
+    return None, addresses(settings.broker, password(settings.password_file), ca)
 
 
 def _serve_metrics(

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, preprocessor
-from cachenet.shared.transport.mqtt import MqttConnection, MqttError, address, password
+from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError, addresses, password
 
 ABOUT = """Check whether 'cloud-server run' would work with the same settings, and say how to solve each problem.
 
@@ -81,9 +81,20 @@ def _embedded_broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _external_broker(settings: Settings) -> Iterator[Finding]:
-    """Check the address, TLS and the password of another broker."""
+    """Check the address, TLS and the password of each other broker."""
     try:
-        where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
+        ca = Path(settings.ca) if settings.ca else None
+        found = addresses(settings.broker, password(settings.password_file), ca)
+    except MqttError as error:
+        yield Finding("broker", "problem", str(error))
+        return
+    for where in found:
+        yield from diagnostics.at(where, _login(where)) if len(found) > 1 else _login(where)
+
+
+def _login(where: Address) -> Generator[Finding, None, None]:
+    """Check that a broker is there and accepts the server."""
+    try:
         link = MqttConnection(where, f"doctor-{secrets.token_hex(4)}", [], lambda _: None)
     except MqttError as error:
         yield Finding("broker", "problem", str(error))

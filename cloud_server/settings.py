@@ -41,7 +41,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="Pattern of the names of devices that may take it first, as in cam-1*.")
     ] = "*"
     broker: Annotated[
-        str, Meta(description="Broker to use: embedded, or the address mqtt[s]://[user@]host[:port].")
+        str,
+        Meta(
+            description="Broker to use: embedded, or the address mqtt[s]://[user@]host[:port]; "
+            "commas separate several brokers."
+        ),
     ] = EMBEDDED
     listen: Annotated[str, Meta(description="IPv4 address that the embedded broker listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65_535, description="Port that the embedded broker listens on.")] = 1883

@@ -18,6 +18,7 @@ import msgspec
 from cachenet.edge_agent.camera import Camera, Observer
 from cachenet.edge_agent.camera_loop import CameraLoop
 from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.device_link import DeviceLink
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outbox.database import OutboxFile
@@ -37,7 +38,7 @@ from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.engine import peak_resident_bytes
 from cachenet.shared.inference.image import cut, encode, parse_region
 from cachenet.shared.transport import protocol, rollout
-from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.mqtt import Address, Message
 
 if TYPE_CHECKING:
     from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
@@ -53,7 +54,7 @@ class Agent:
         self,
         settings: Settings,
         sources: Sequence[Source],
-        address: Address | None,
+        brokers: Sequence[Address],
         store: Store | None,
         bundle: Bundle | None,
         trusted: TrustedRoot | None = None,
@@ -61,7 +62,7 @@ class Agent:
         """
         Args:
             sources: One for each of ``settings.each()``.
-            address: Address of the broker; None: no network.
+            brokers: Addresses of the brokers that share the devices; none: no network.
             store: Directory of downloaded models; None with a ``bundle``.
             bundle: Bundle that replaces catalogue and store.
             trusted: Root of trust. Bundles that its keys have not signed are refused.
@@ -82,7 +83,7 @@ class Agent:
         self._checked_versions: set[str] = set()
         self.server_version = ServerVersion()
         self.loops: tuple[CameraLoop, ...] = ()
-        self.link = self._connect(address, bundle is None) if address is not None else None
+        self.link = self._connect(brokers, bundle is None) if brokers else None
         self.outbox = self._make_outbox(store)
         #: One for the loader and one for the updater, so that each can download while the other does.
         self._downloaders = [Downloader(store, self.link, settings.device) for _ in range(2)]
@@ -238,16 +239,16 @@ class Agent:
             self._waiting_logged = reason
             log.warning("waiting for a model: %s", reason)
 
-    def _connect(self, address: Address, downloads: bool) -> MqttConnection:
+    def _connect(self, brokers: Sequence[Address], downloads: bool) -> DeviceLink:
         device = self.settings.device
         topics = [(protocol.topic(device, "answer"), 0), *ServerVersion.TOPICS]
         if self.settings.home_assistant:
             topics.append((home_assistant.birth_topic(self.settings.discovery_prefix), 0))
         if downloads:
             topics.append((protocol.topic(device, "blob", "+"), 0))
-        return MqttConnection(
-            address,
-            f"cachenet-{device}",
+        return DeviceLink(
+            brokers,
+            device,
             topics,
             self._receive,
             self._connected,
@@ -255,7 +256,7 @@ class Agent:
         )
 
     def _receive(self, message: Message) -> None:
-        """Dispatch a message, on the connection's thread."""
+        """Dispatch a message, on a connection's thread, one at a time."""
         try:
             if message.topic == home_assistant.birth_topic(self.settings.discovery_prefix):
                 if message.payload == b"online":

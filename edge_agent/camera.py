@@ -27,7 +27,7 @@ from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.cascade.types import Miss
 from cachenet.shared.inference.image import Picture, cut, parse_region
-from cachenet.shared.transport.mqtt import Message, MqttConnection
+from cachenet.shared.transport.mqtt import Link, Message
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Camera:
         self,
         settings: Settings,
         source: Source,
-        link: MqttConnection | None,
+        link: Link | None,
         loader: ModelLoader,
         observers: list[Observer],
         on_models_changed: Callable[[], None],

@@ -41,7 +41,7 @@ from cachenet.shared.command.service_manager import ServiceManager
 from cachenet.shared.command.supervision import end_process
 from cachenet.shared.command.text import printable
 from cachenet.shared.transport.addresses import without_password
-from cachenet.shared.transport.mqtt import address, password
+from cachenet.shared.transport.mqtt import MqttError, addresses, password
 from cachenet.shared.transport.protocol import check_device
 
 #: Advice where no local level may answer.
@@ -161,7 +161,10 @@ def _write_failures(agent: Agent, sink: JsonLinesWriter, writers: list[tuple[str
 
 @app.command()
 def forget(
-    broker: Annotated[str, typer.Option(help="Address of the MQTT broker: mqtt[s]://[user@]host[:port].")],
+    broker: Annotated[
+        str,
+        typer.Option(help="Address of the MQTT broker, mqtt[s]://[user@]host[:port]; commas separate several brokers."),
+    ],
     device: Annotated[
         str | None,
         typer.Option(help="Name of the device (default: the user of the broker's URL, or the host's name)."),
@@ -182,14 +185,24 @@ def forget(
     name = device or default_device(broker)
     try:
         home_assistant.check_names(discovery_prefix)
-        where = address(broker, password(password_file), Path(ca) if ca else None)
-        topics = forget_device.forget(where, check_device(name), discovery_prefix)
+        where = addresses(broker, password(password_file), Path(ca) if ca else None)
+        check_device(name)
     except (UserError, ValueError) as error:
         _refuse(str(error))
-    for topic in topics:
-        typer.echo(printable(f"Emptied: {topic}"))
-    if not topics:
-        typer.echo(f"The broker holds nothing of {name}.")
+    errors = []
+    for one in where:
+        place = f"{one.host}:{one.port}: " if len(where) > 1 else ""
+        try:
+            topics = forget_device.forget(one, name, discovery_prefix)
+        except MqttError as error:
+            errors.append(f"{place}{error}")
+            continue
+        for topic in topics:
+            typer.echo(printable(f"{place}Emptied: {topic}"))
+        if not topics:
+            typer.echo(f"{place}The broker holds nothing of {name}.")
+    if errors:
+        _refuse("; ".join(errors))
 
 
 def _prepare(settings: Settings) -> tuple[Agent, JsonLinesWriter]:

@@ -236,7 +236,7 @@ def connect(broker: str, *, timeout_s: float | None = TIMEOUT_S, **settings: Any
     """Connect to a server. Models come from its catalogue and are kept in ``store``; the server answers misses.
 
     Args:
-        broker: Address of the MQTT broker: ``mqtt[s]://[user@]host[:port]``.
+        broker: Address of the MQTT broker: ``mqtt[s]://[user@]host[:port]``; commas separate several brokers.
         timeout_s: Longest time to wait for the first model, seconds; None for no limit. A store that has models
             answers without a connection.
         settings: Settings of ``edge-agent run``, such as ``device="porch"`` or ``password_file="porch.password"``.

@@ -12,7 +12,7 @@ from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.extras import require_signing
 from cachenet.shared.inference.engine import providers
-from cachenet.shared.transport.mqtt import Address, address, password
+from cachenet.shared.transport.mqtt import Address, addresses, password
 from cachenet.shared.transport.protocol import check_device
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NO_SERVER = "outbox is for a server: give --broker mqtt://host, level cloud, and
 class Parts(NamedTuple):
     """Arguments of ``Agent`` after its settings and sources."""
 
-    address: Address | None
+    brokers: tuple[Address, ...]
     store: Store | None
     bundle: Bundle | None
     trusted: TrustedRoot | None
@@ -56,14 +56,19 @@ def prepare(settings: Settings) -> Parts:
     bundle = Bundle(zoo.find(settings.bundle)) if settings.bundle else None
     if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
         raise ValueError(f"base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
-    broker: Address | None = None
-    if settings.broker:
-        broker = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
-    trusted = trusted_root(settings)
+    where, trusted = brokers(settings), trusted_root(settings)
     store = Store(Path(settings.store)) if bundle is None else None
     if store is not None:
         store.lock()
-    return Parts(broker, store, bundle, trusted)
+    return Parts(where, store, bundle, trusted)
+
+
+def brokers(settings: Settings) -> tuple[Address, ...]:
+    """The brokers of the settings; none without ``broker``. Raises ``MqttError``."""
+    if not settings.broker:
+        return ()
+    ca = Path(settings.ca) if settings.ca else None
+    return addresses(settings.broker, password(settings.password_file), ca)
 
 
 def trusted_root(settings: Settings) -> TrustedRoot | None:

@@ -19,7 +19,7 @@ from cachenet.shared.cascade.types import Miss, Reply
 from cachenet.shared.inference.detector import in_whole_picture
 from cachenet.shared.inference.image import Picture, encode, wire_picture
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Message, MqttConnection
+from cachenet.shared.transport.mqtt import Link, Message
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class CloudClient:
 
     def __init__(
         self,
-        link: MqttConnection,
+        link: Link,
         device: str,
         manifest: Manifest,
         clock: Callable[[], float],

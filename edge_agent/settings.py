@@ -45,7 +45,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 def default_device(broker: str) -> str:
     """Default name of the device: the user of the broker's URL, or else the host's name, if valid in an MQTT topic."""
     with suppress(ValueError):  # the URL is validated elsewhere
-        return check_device(unquote(urlsplit(broker).username or ""))
+        return check_device(unquote(urlsplit(broker.split(",", maxsplit=1)[0]).username or ""))
     return re.sub(r"[^A-Za-z0-9._-]", "", socket.gethostname().split(".")[0])[:64].lstrip("._-") or "device"
 
 
@@ -111,7 +111,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "a picture, a directory of pictures or a recorded stream."
         ),
     ] = ""
-    broker: Annotated[str, Meta(description="Address of the MQTT broker: mqtt[s]://[user@]host[:port].")] = ""
+    broker: Annotated[
+        str,
+        Meta(description="Address of the MQTT broker, mqtt[s]://[user@]host[:port]; commas separate several brokers."),
+    ] = ""
     bundle: Annotated[
         str, Meta(description=f"Bundle with the models, instead of the server's catalogue: {zoo.HELP}.")
     ] = ""

@@ -21,7 +21,8 @@ from cachenet.cloud_server.fleet.reader import BrokerReader
 from cachenet.cloud_server.fleet.web import serve
 from cachenet.shared.command import atomic_files, config, exit, logs
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.transport.mqtt import Address, address, password
+from cachenet.shared.transport.broker import addresses
+from cachenet.shared.transport.mqtt import Address, password
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,9 @@ PasswordFile = Annotated[str, typer.Option(help="File with the password for the 
 Ca = Annotated[str, typer.Option(help="File with the CA certificate that verifies the broker, for mqtts.")]
 
 
-def brokers(urls: str, password_file: str, ca: str) -> list[Address]:
+def brokers(urls: str, password_file: str, ca: str) -> tuple[Address, ...]:
     """The addresses in a list with commas. Raises ``MqttError``."""
-    own, file = password(password_file), Path(ca) if ca else None
-    return [address(url.strip(), own, file) for url in urls.split(",")]
+    return addresses(urls, password(password_file), Path(ca) if ca else None)
 
 
 def fleet(

@@ -27,7 +27,7 @@ class RolloutController:
     """The rollout of one newer version; its methods are called from any thread.
 
     Example:
-        controller = RolloutController(start, files, link.publish, promote)
+        controller = RolloutController(start, files, publish, promote)
         # on the connection: controller.on_connect(), controller.receive(message)
     """
 
@@ -35,14 +35,14 @@ class RolloutController:
         self,
         start: Rollout,
         files: Callable[[], dict[str, bytes]],
-        publish: Callable[[str, bytes], bool],
+        publish: Callable[[str, bytes], object],
         on_promoted: Callable[[], None],
     ) -> None:
         """
         Args:
             start: First state, without files.
             files: Returns the files of the newer version, with fresh signatures.
-            publish: Sends a retained message without waiting.
+            publish: Sends a retained message to all brokers without waiting.
             on_promoted: Called when the newer version has become that of the catalogue.
         """
         #: State of the rollout.

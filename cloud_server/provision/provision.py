@@ -70,7 +70,13 @@ def provision(
         typer.Option(help="Name of a user that may read the results of all devices; repeatable."),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="Name of a device or viewer to remove; repeatable.")] = None,
-    broker: Annotated[str, typer.Option(help="Address of the running broker, HOST:PORT.")] = "localhost:8883",
+    broker: Annotated[
+        str, typer.Option(help="Address of the running broker, HOST:PORT; commas separate several brokers.")
+    ] = "localhost:8883",
+    shards: Annotated[
+        bool,
+        typer.Option("--shards", help="Each --host is a broker of its own: new credentials list all of them."),
+    ] = False,
 ) -> None:
     """Create certificates, users and passwords for DEVICEs; existing ones stay unchanged.
 
@@ -78,6 +84,8 @@ def provision(
     this software, run it again: it gives all users the rights of the new version.
 
     Example: cloud-server provision cam1 cam2 --host broker.example
+
+    Example: cloud-server provision cam1 cam2 --shards --host one.example --host two.example
 
     Example: cloud-server provision --remove cam2
     """
@@ -106,23 +114,25 @@ def provision(
             give_to_broker(out)
         elif added or removed or outdated:
             admin = (out / "admin.password").read_text("ascii").strip()
-            where = address(f"mqtts://{dynsec.ADMIN.name}@{broker}", admin, ca.certificate)
-            with dynsec.control(where) as control:
-                for user in added:
-                    control.set_user(user, passwords[user])
-                for user in removed:
-                    control.remove_user(user)
-                if outdated:
-                    typer.echo(f"giving the rights of this version to {_shortened(user.role for user in outdated)}")
-                for user in outdated:
-                    control.set_role(user)
+            if outdated:
+                typer.echo(f"giving the rights of this version to {_shortened(user.role for user in outdated)}")
+            for one in broker.split(","):
+                where = address(f"mqtts://{dynsec.ADMIN.name}@{one.strip()}", admin, ca.certificate)
+                with dynsec.control(where) as control:
+                    for user in added:
+                        control.set_user(user, passwords[user])
+                    for user in removed:
+                        control.remove_user(user)
+                    for user in outdated:
+                        control.set_role(user)
         for user in removed:
             if _directory(user, out).exists():
                 shutil.rmtree(_directory(user, out))
         # Last: credentials of a user exist only if the broker has the user.
+        brokers = [name for name in hosts if shards and name not in _FIXED_HOSTS] or hosts[:1]
         for user, password in passwords.items():
             if user != dynsec.ADMIN:
-                _write_credentials(_directory(user, out), user, password, hosts[0], ca.certificate, trusted_root)
+                _write_credentials(_directory(user, out), user, password, brokers, ca.certificate, trusted_root)
                 typer.echo(f"{user.name}: {_directory(user, out)}")
     except (Malformed, UserError, ValueError) as error:
         exit.refuse("cloud-server", str(error))
@@ -230,7 +240,7 @@ def _hosts(hosts: list[str] | None, certificate: Path) -> list[str]:
 
 
 def _write_credentials(
-    directory: Path, user: dynsec.User, password: str, host: str, ca: Path, trusted_root: Path | None
+    directory: Path, user: dynsec.User, password: str, hosts: list[str], ca: Path, trusted_root: Path | None
 ) -> None:
     """Write settings, CA and password of ``user``, atomically."""
     from cachenet.cloud_server.provision import authority
@@ -238,9 +248,9 @@ def _write_credentials(
     partial = directory.with_name(directory.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
-    url_host = f"[{host}]" if ":" in host else host
+    named = (f"[{host}]" if ":" in host else host for host in hosts)
     settings = {
-        "broker": f"mqtts://{user.name}@{url_host}:{_PORT}",
+        "broker": ",".join(f"mqtts://{user.name}@{host}:{_PORT}" for host in named),
         "ca": f"{TARGET}/ca.crt",
         "password_file": f"{TARGET}/password",
     }

@@ -39,7 +39,7 @@ class MetricsCollector(Collector):
         yield _labelled("thread_failures", "Exceptions by thread.", "thread", failures())
         for name, text, value in (
             ("waiting", "Requests in the queue.", self._server.waiting),
-            ("connected", "Whether the server is connected to the broker.", self._server.connected),
+            ("connected", "Brokers that the server is connected to.", self._server.connected),
             ("resident_bytes", "Resident set size of the process.", resident_bytes()),
         ):
             yield GaugeMetricFamily(f"cachenet_server_{name}", text, value)

@@ -6,22 +6,21 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
-from cachenet.cloud_server.broker.retained import RetainedSweeper
 from cachenet.cloud_server.fleet.canary import Canary
 from cachenet.cloud_server.fleet.controller import RolloutController
 from cachenet.cloud_server.serving.blobs import Blobs
 from cachenet.cloud_server.serving.counters import Counters
 from cachenet.cloud_server.serving.full_model import FullDetector, FullModel
 from cachenet.cloud_server.serving.request_ids import RequestIds
+from cachenet.cloud_server.serving.shard import Shard
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport import protocol, version_1
-from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.mqtt import Address, Link, Message
 from cachenet.shared.transport.protocol import (
     Answer,
     BlobRequest,
@@ -47,7 +46,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Server:
-    """Serves one bundle.
+    """Serves one bundle to the devices of one or more brokers; a reply goes to the broker that its request came from.
 
     The state per device is the early exits' estimate of its labels, which a new server soon relearns, and the ids of
     its last requests from an outbox. So any number of servers may share the requests.
@@ -57,7 +56,7 @@ class Server:
         self,
         bundle: Bundle,
         full: FullModel | FullDetector,
-        broker: Address,
+        brokers: Sequence[Address],
         queue: int,
         max_batch: int,
         device_share: float,
@@ -71,14 +70,14 @@ class Server:
         Args:
             bundle: Bundle to serve.
             full: Full model of the bundle.
-            broker: Address of the broker.
+            brokers: Addresses of the brokers.
             queue: Largest number of queued requests.
             max_batch: Largest batch, unless the model fixes its batch.
             device_share: Quota of a device while others wait, as a share of the full model's time, above 0.
             on_full_result: Called, on the worker's thread, with the answer to each picture that ran through the whole
                 model.
             own_broker: Whether the broker is the embedded one, which is supervised elsewhere. Otherwise the server
-                probes the broker by a round trip, and removes useless retained messages.
+                probes each broker by a round trip, and removes useless retained messages.
             signer: Signs what the server publishes; None for an unsigned bundle.
             canary: A newer version of the bundle to roll out; None for none.
 
@@ -101,24 +100,17 @@ class Server:
             on_full_result,
         )
         name = f"cloud-{secrets.token_hex(4)}"
-        self._probe = RoundTripProbe(protocol.topic(name, "answer"))
-        self._sweeper = None if own_broker else RetainedSweeper(broker)
-        own = () if own_broker else (self._probe.topic,)
-        topics = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS, *own)
-        topics += () if self._rollout is None else self._rollout.topics
-        self._link = MqttConnection(broker, name, [(topic, 1) for topic in topics], self._receive, self._announce)
-        self._prober = SupervisedThread("broker-round-trip", self._probe_broker)
+        topics = () if self._rollout is None else self._rollout.topics
+        self._shards = [Shard(where, name, topics, self._receive, self._announce, own_broker) for where in brokers]
         self._renewer = SupervisedThread("signer", self._renew)
         self._signing = threading.Lock()
         self._signing_error = ""
 
     def start(self) -> None:
-        """Serve as soon as the broker is reachable, and after each reconnection."""
+        """Serve each broker as soon as it is reachable, and after each reconnection."""
         self._worker.start()
-        self._link.start()
-        if self._sweeper is not None:
-            self._prober.start()
-            self._sweeper.start()
+        for shard in self._shards:
+            shard.start()
         if self._signer is not None:
             self._renewer.start()
 
@@ -126,22 +118,24 @@ class Server:
         """Serve another bundle with the same full model. Callable from any thread."""
         self._blobs = self._blobs_of(bundle)  # first: devices request what the catalogue names
         self._bundle, self._worker.manifest = bundle, bundle.manifest
-        self._announce()
+        for shard in self._shards:
+            self._announce(shard)
 
     def stop(self) -> bool:
         """End within two seconds. False if a batch is still running: a run of the model cannot be interrupted."""
-        self._prober.stopping.set()
         self._renewer.stopping.set()
         ended = self._worker.stop(_STOP_TIMEOUT_S)
-        if self._sweeper is not None:
-            self._sweeper.stop()
-        self._link.stop()
+        stopping = [threading.Thread(target=shard.stop, daemon=True) for shard in self._shards]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
         return ended
 
     @property
-    def connected(self) -> bool:
-        """Whether the server is connected to the broker."""
-        return self._link.connected.is_set()
+    def connected(self) -> int:
+        """Number of brokers that the server is connected to."""
+        return sum(shard.link.connected.is_set() for shard in self._shards)
 
     @property
     def waiting(self) -> int:
@@ -149,18 +143,14 @@ class Server:
         return self._worker.waiting
 
     def unhealthy_reason(self) -> str:
-        """Why the server cannot answer; empty if it can."""
+        """Why the server cannot answer; empty if it can, to the devices of one broker at least."""
         if not self._worker.thread.alive:
             return "the full model's thread has ended; start the server again"
-        if fault := self._worker.thread.fault or self._prober.fault or self._renewer.fault:
+        faults = [self._worker.thread.fault, self._renewer.fault, *(shard.fault for shard in self._shards)]
+        if fault := next(filter(None, faults), ""):
             return f"a thread of the server fails ({fault}); see the server's log"
-        return self._probe.error if self.connected else self._link.error
-
-    def _probe_broker(self) -> None:
-        if not self._prober.stopping.wait(PROBE_S):
-            before, error = self._probe.error, self._probe.run(self._link)
-            if error and not before:
-                log.error(error)
+        errors = [shard.error for shard in self._shards]
+        return "; ".join(errors) if all(errors) else ""
 
     def _blobs_of(self, bundle: Bundle) -> Blobs:
         """The files of a bundle; with signatures, also those of the builder's bundle, to which it is an extension; and
@@ -172,8 +162,9 @@ class Server:
         name, version = bundle.manifest.name, canary.bundle.version
         start = Rollout(name, bundle.version, version, "running", 0, canary.share, canary.devices)
 
-        def publish(topic: str, payload: bytes) -> bool:
-            return self._link.publish(topic, payload, qos=1, retain=True)
+        def publish(topic: str, payload: bytes) -> None:
+            for shard in self._shards:
+                shard.link.publish(topic, payload, qos=1, retain=True)
 
         return RolloutController(start, canary.files, publish, self._promote)
 
@@ -198,48 +189,47 @@ class Server:
                     self._rollout.publish()
 
     def _publish_signed(self) -> None:
+        """Sign the catalogue and publish it on all brokers, so that a device which changes its broker finds no older
+        one there."""
         if self._signer is None:
             return
         with self._signing:  # in order of the versions
             message = protocol.encode(SignedCatalogue(self._signer.sign(self._bundle)))
             topic = protocol.signed_catalogue(self._bundle.manifest.name)
-            self._link.publish(topic, message, qos=1, retain=True)
+            for shard in self._shards:
+                shard.link.publish(topic, message, qos=1, retain=True)
 
-    def _announce(self) -> None:
-        self._probe.connected()
+    def _announce(self, shard: Shard) -> None:
         self._publish_signed()
         name = self._bundle.manifest.name
-        self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True)
+        shard.link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True)
         if self._rollout is not None:
             self._rollout.on_connect()
         # QoS 0: a broker may deny the topics of version 1, which is no fault.
-        self._link.publish(protocol.catalogue(name, version_1.ROOT), version_1.CATALOGUE, retain=True)
+        shard.link.publish(protocol.catalogue(name, version_1.ROOT), version_1.CATALOGUE, retain=True)
 
-    # The methods below, to ``_refuse``, run on the connection's thread and must return quickly.
+    # The methods below, to ``_refuse``, run on the threads of the connections and must return quickly.
 
-    def _receive(self, message: Message) -> None:
-        if message.topic == self._probe.topic:
-            self._probe.receive(message.payload)
-            return
+    def _receive(self, shard: Shard, message: Message) -> None:
         with self.counters.change() as counts:
             counts.bytes_in += len(message.payload)
         try:
             if message.topic.startswith(version_1.ROOT + "/"):
-                self._refuse_version_1(message)
+                self._refuse_version_1(shard.link, message)
                 return
             if self._rollout is not None and self._rollout.receive(message):
                 return
             device, leaf = protocol.device_of(message.topic)
             if leaf == ("blob", "get"):
-                self._send_chunk(device, message)
+                self._send_chunk(shard.link, device, message)
             else:
-                self._infer(device, leaf, message)
+                self._infer(shard.link, device, leaf, message)
         except Malformed as error:
             with self.counters.change() as counts:
                 counts.malformed += 1
             log.debug("malformed message on %.200s: %s", message.topic, error)
 
-    def _infer(self, device: str, leaf: tuple[str, ...], message: Message) -> None:
+    def _infer(self, link: Link, device: str, leaf: tuple[str, ...], message: Message) -> None:
         try:
             request = protocol.request(leaf, message.content, message.correlation, message.properties)
             if len(message.payload) > protocol.MAX_PICTURE:
@@ -248,18 +238,18 @@ class Server:
                 raise Malformed(f"'recent' has a label that is not a label of {self._bundle.manifest.name}")
         except Malformed as error:
             if message.correlation is not None and 0 < len(message.correlation) <= 64:
-                self._refuse(device, message.correlation, Rejection("bad-input", str(error)))
+                self._refuse(link, device, message.correlation, Rejection("bad-input", str(error)))
             raise
         if request.model != self._full.name:
             why = f"the full model of this server is {self._full.name}"
-            self._refuse(device, request.correlation, Rejection("unknown-model", why))
+            self._refuse(link, device, request.correlation, Rejection("unknown-model", why))
             return
         if request.id and (rejection := self._ids.begin(device, request.id)) is not None:
-            self._refuse(device, request.correlation, rejection)
+            self._refuse(link, device, request.correlation, rejection)
             return
         with self.counters.change() as counts:
             counts.requests += 1
-        refused = self._worker.submit(Job(device, request, message.payload))
+        refused = self._worker.submit(Job(device, request, message.payload, link))
         if refused is None:
             return
         with self.counters.change() as counts:
@@ -267,40 +257,43 @@ class Server:
         why = "this device is over its quota and others wait" if refused.over_quota else "the server's queue is full"
         self._reply(refused.item, Rejection("busy", why, refused.retry_after_ms))
 
-    def _send_chunk(self, device: str, message: Message) -> None:
+    def _send_chunk(self, link: Link, device: str, message: Message) -> None:
         request = _blob_request(message)
         payload = protocol.encode(self._blobs.chunk(request))
-        sent = self._link.publish(protocol.topic(device, "blob", request.sha256), payload)
+        sent = link.publish(protocol.topic(device, "blob", request.sha256), payload)
         with self.counters.change() as counts:
             counts.chunks += sent
             counts.bytes_out += len(payload) * sent
 
-    def _refuse_version_1(self, message: Message) -> None:
+    def _refuse_version_1(self, link: Link, message: Message) -> None:
         """Reply to a device of version 1, in the form of that version, which versions meet and what to update."""
         device, leaf = protocol.device_of(message.topic, version_1.ROOT)
         if leaf == ("blob", "get"):
             request = _blob_request(message)
             payload = protocol.encode(Chunk(request.offset, 0, b"", version_1.REFUSAL))
-            self._link.publish(protocol.topic(device, "blob", request.sha256, root=version_1.ROOT), payload)
+            link.publish(protocol.topic(device, "blob", request.sha256, root=version_1.ROOT), payload)
         elif message.correlation is None or not 0 < len(message.correlation) <= 64:
             raise Malformed("correlation data missing or longer than 64 bytes")
         else:
-            self._refuse(device, message.correlation, version_1.REJECTION, version_1.ROOT)
+            self._refuse(link, device, message.correlation, version_1.REJECTION, version_1.ROOT)
         log.warning("%s", version_1.old_device(device))
 
-    def _refuse(self, device: str, correlation: bytes, rejection: Rejection, root: str = protocol.ROOT) -> None:
+    def _refuse(
+        self, link: Link, device: str, correlation: bytes, rejection: Rejection, root: str = protocol.ROOT
+    ) -> None:
         with self.counters.change() as counts:
             counts.requests += 1
-        self._send(device, correlation, rejection, root)
+        self._send(link, device, correlation, rejection, root)
 
     def _reply(self, job: Job, reply: Reply) -> None:
         if job.request.id:
             self._ids.end(job.device, job.request.id, answered=not isinstance(reply, Rejection))
-        self._send(job.device, job.request.correlation, reply)
+        assert job.link is not None
+        self._send(job.link, job.device, job.request.correlation, reply)
 
-    def _send(self, device: str, correlation: bytes, reply: Reply, root: str = protocol.ROOT) -> None:
+    def _send(self, link: Link, device: str, correlation: bytes, reply: Reply, root: str = protocol.ROOT) -> None:
         payload = protocol.encode(reply)
-        sent = self._link.publish(protocol.topic(device, "answer", root=root), payload, correlation=correlation)
+        sent = link.publish(protocol.topic(device, "answer", root=root), payload, correlation=correlation)
         with self.counters.change() as counts:
             if isinstance(reply, Rejection):
                 counts.refusals[reply.reason] = counts.refusals.get(reply.reason, 0) + 1

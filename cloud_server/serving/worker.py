@@ -23,6 +23,7 @@ from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.early_exit import ExitResult, RequestContext
 from cachenet.shared.inference.engine import EngineError
 from cachenet.shared.inference.image import BadPicture
+from cachenet.shared.transport.mqtt import Link
 from cachenet.shared.transport.protocol import Answer, DetectionAnswer, Rejection, Reply, Request, Timing
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,16 @@ _STOPPING = Rejection("busy", "the server is stopping")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A valid request of a device, with the encoded picture."""
+    """A valid request of a device, with the encoded picture.
+
+    Attributes:
+        link: Connection over which the request came and the reply goes.
+    """
 
     device: str
     request: Request
     picture: bytes
+    link: Link | None = None
 
     @property
     def context(self) -> RequestContext | None:

@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from pathlib import Path
 
 from cachenet.edge_agent.frame_inputs import FrameInputs
-from cachenet.edge_agent.preparation import trusted_root
+from cachenet.edge_agent.preparation import brokers, trusted_root
 from cachenet.edge_agent.remote import CloudClient
 from cachenet.edge_agent.server_version import ServerVersion
 from cachenet.edge_agent.settings import Settings
@@ -23,7 +22,8 @@ from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport import protocol, version_1
-from cachenet.shared.transport.mqtt import Message, MqttConnection, MqttError, address, password
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, MqttError
+from cachenet.shared.transport.shards import ranked
 
 #: Longest wait for a connection, and for a reply of the server, seconds.
 _TIMEOUT_S = 5.0
@@ -32,19 +32,34 @@ _CATALOGUE_TIMEOUT_S = 2.0
 
 
 def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator[Finding, None, Manifest | None]:
-    """Check broker, catalogue and server; returns the catalogue's manifest.
+    """Check broker, catalogue and server, of each broker of a list; returns the catalogue's manifest.
 
     Args:
         stored: Manifest on the device, used if the catalogue is empty.
     """
     try:
         device = protocol.check_device(settings.device)
-        ca = Path(settings.ca) if settings.ca else None
-        where = address(settings.broker, password(settings.password_file), ca)
+        found = ranked(brokers(settings), device)
+    except (MqttError, protocol.Malformed) as error:
+        yield Finding("broker", "problem", str(error))
+        return None
+    offered: Manifest | None = None
+    for where in found:
+        checks = _check_broker(settings, device, where, stored)
+        manifest = yield from diagnostics.at(where, checks) if len(found) > 1 else checks
+        offered = offered or manifest
+    return offered
+
+
+def _check_broker(
+    settings: Settings, device: str, where: Address, stored: Manifest | None
+) -> Generator[Finding, None, Manifest | None]:
+    """Check one broker; returns the manifest of its catalogue."""
+    try:
         messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         topics = [(protocol.topic(device, "answer"), 0), *ServerVersion.TOPICS]
         link = MqttConnection(where, f"cachenet-{device}", topics, messages.put)
-    except (MqttError, protocol.Malformed) as error:
+    except MqttError as error:
         yield Finding("broker", "problem", str(error))
         return None
     for finding in diagnostics.reach(where):

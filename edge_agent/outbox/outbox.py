@@ -17,7 +17,7 @@ from cachenet.edge_agent.outbox.database import OVERHEAD, Damaged, OutboxFile, S
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.image import BadPicture
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Message, MqttConnection
+from cachenet.shared.transport.mqtt import Link, Message
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Outbox:
         store: Path,
         max_bytes: int,
         device: str,
-        link: MqttConnection,
+        link: Link,
         is_asking: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,

@@ -12,7 +12,7 @@ from pathlib import Path
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle.manifest import Golden, Layer, Model
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Message, MqttConnection
+from cachenet.shared.transport.mqtt import Link, Message
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _POLL_S = 0.1
 class Downloader:
     """Downloads one file at a time; chunks arrive on the connection's thread."""
 
-    def __init__(self, store: Store | None, link: MqttConnection | None, device: str) -> None:
+    def __init__(self, store: Store | None, link: Link | None, device: str) -> None:
         self.bytes_down = 0
         self._store, self._link = store, link
         self._request_topic = protocol.topic(device, "blob", "get")

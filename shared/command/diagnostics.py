@@ -10,7 +10,7 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,6 +30,7 @@ from cachenet.shared.transport import mqtt_errors
 from cachenet.shared.transport.mqtt import Address
 
 T = TypeVar("T", bound=msgspec.Struct)
+R = TypeVar("R")
 Grade = Literal["ok", "warning", "problem"]
 
 #: Longest wait for a connection, seconds.
@@ -111,6 +112,19 @@ def clock() -> Finding:
     if state == _UNSYNCHRONISED:
         return Finding("clock", "warning", f"{text}, and the clock is not synchronised; run: timedatectl set-ntp true")
     return Finding("clock", "ok", text)
+
+
+def at(where: Address, checks: Generator[Finding, None, R]) -> Generator[Finding, None, R]:
+    """The findings of ``checks`` with the broker that they are about; returns what ``checks`` returns."""
+    place = f"{where.host}:{where.port}"
+    while True:
+        try:
+            finding = next(checks)
+        except StopIteration as ended:
+            found: R = ended.value
+            return found
+        says = finding.says if place in finding.says else f"{place}: {finding.says}"
+        yield Finding(finding.what, finding.grade, says)
 
 
 def reach(where: Address) -> Iterator[Finding]:

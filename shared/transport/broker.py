@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.transport.addresses import without_password
+
+#: The comma between two URLs.
+_BETWEEN = re.compile(r"\s*,\s*(?=mqtts?:)")
 
 
 class MqttError(UserError, ValueError):
@@ -44,6 +48,8 @@ def address(url: str, password: str | None = None, ca: Path | None = None) -> Ad
         MqttError: The URL is not valid.
     """
     shown = without_password(url)
+    if "," in url.rpartition("@")[2]:
+        raise MqttError(f"broker {shown!r}: write mqtt:// or mqtts:// before each broker of a list")
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
@@ -61,6 +67,24 @@ def address(url: str, password: str | None = None, ca: Path | None = None) -> Ad
     tls = parts.scheme == "mqtts"
     user = unquote(parts.username) if parts.username else None
     return Address(parts.hostname, port or (8883 if tls else 1883), tls, user, password, ca)
+
+
+def addresses(urls: str, password: str | None = None, ca: Path | None = None) -> tuple[Address, ...]:
+    """Parse a list of URLs, separated by commas: brokers that share the devices. Arguments are those of ``address``.
+
+    Raises:
+        MqttError: A URL is not valid, or a broker is listed twice.
+
+    Example:
+        >>> [where.host for where in addresses("mqtt://one.local,mqtt://two.local")]
+        ['one.local', 'two.local']
+    """
+    # A comma without a scheme behind it may be part of a password, which no message may show.
+    found = tuple(address(url.strip(), password, ca) for url in _BETWEEN.split(urls))
+    for number, one in enumerate(found):
+        if (one.host, one.port) in ((other.host, other.port) for other in found[:number]):
+            raise MqttError(f"broker {one.host}:{one.port} is listed twice; list each broker once")
+    return found
 
 
 def password(file: str) -> str | None:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -25,11 +26,11 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from cachenet.shared.transport import mqtt_errors
 from cachenet.shared.transport.backoff import Backoff
-from cachenet.shared.transport.broker import Address, MqttError, address, password
+from cachenet.shared.transport.broker import Address, MqttError, address, addresses, password
 from cachenet.shared.transport.protocol import MAX_PICTURE
 from cachenet.shared.transport.takeover import TakeoverMonitor
 
-__all__ = ["NOT_YET", "Address", "Message", "MqttConnection", "MqttError", "address", "password"]
+__all__ = ["NOT_YET", "Address", "Link", "Message", "MqttConnection", "MqttError", "address", "addresses", "password"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,27 @@ class Message:
     properties: tuple[tuple[str, str], ...]
     #: Whether the broker had retained it before this subscription.
     retained: bool = False
+
+
+class Link(Protocol):
+    """The part of a connection that most of its users need."""
+
+    @property
+    def connected(self) -> threading.Event: ...
+
+    def settle(self, seconds: float) -> str: ...
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 0,
+        retain: bool = False,
+        content: str | None = None,
+        correlation: bytes | None = None,
+        properties: Sequence[tuple[str, str]] = (),
+        expiry_s: int | None = None,
+    ) -> bool: ...
 
 
 class _Client(mqtt.Client):
@@ -91,6 +113,9 @@ class MqttConnection:
         on_connect: Callable[[], None] = lambda: None,
         will: tuple[str, bytes] | None = None,
         receive_maximum: int | None = None,
+        on_loss: Callable[[], None] = lambda: None,
+        error_level: int = logging.WARNING,
+        takeovers: TakeoverMonitor | None = None,
     ) -> None:
         """Configure a connection; ``start`` connects.
 
@@ -101,6 +126,9 @@ class MqttConnection:
             will: Topic and payload that the broker publishes, retained, when the connection breaks.
             receive_maximum: Largest number of messages of QoS 1 that the broker sends before one is acknowledged; None
                 for the broker's own.
+            on_loss: Called on the connection's thread after each failed attempt to connect and each loss.
+            error_level: Level of the log lines about errors of the connection.
+            takeovers: Monitor of earlier connections of this client to this broker, too; None for a new one.
 
         Raises:
             MqttError: The CA file cannot be used.
@@ -110,8 +138,10 @@ class MqttConnection:
         self._accepted = False  # whether the broker has accepted the present connection
         self._address = address
         self._subscriptions = list(subscriptions)
-        self._on_message, self._on_connect = on_message, on_connect
-        self._takeovers = TakeoverMonitor(time.monotonic)
+        self._on_message, self._on_connect, self._on_loss = on_message, on_connect, on_loss
+        #: Level of the log lines about errors of the connection.
+        self.error_level = error_level
+        self._takeovers = takeovers or TakeoverMonitor(time.monotonic)
         self._conflict = ""  # message about another client with this id
         self._client_id = client_id
         client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
@@ -157,11 +187,12 @@ class MqttConnection:
             pass
         return self._error
 
-    def stop(self, farewell: tuple[str, bytes] | None = None) -> None:
+    def stop(self, farewell: tuple[str, bytes] | None = None, wait_s: float = 1.0) -> None:
         """Disconnect and end the thread, within 1.5 s.
 
         Args:
             farewell: Topic and payload of a last message, retained, which is sent if connected.
+            wait_s: Longest wait for the end of the thread, seconds.
         """
         if farewell is not None and self.connected.is_set():
             with contextlib.suppress(ValueError, RuntimeError):
@@ -169,8 +200,13 @@ class MqttConnection:
         self._client.disconnect()
         ender = threading.Thread(target=self._client.loop_stop, daemon=True)
         ender.start()
-        ender.join(1.0)
+        ender.join(wait_s)
         self.connected.clear()
+
+    @property
+    def address(self) -> Address:
+        """Address of the broker."""
+        return self._address
 
     @property
     def error(self) -> str:
@@ -261,6 +297,7 @@ class MqttConnection:
     def _failed(self, _client: mqtt.Client, _data: object) -> None:
         # paho calls this while it handles the exception, and does not pass it.
         self._set_error(f"{mqtt_errors.unreachable(self._address, sys.exc_info()[1])}; trying again")
+        self._on_loss()
 
     def _disconnected(self, client: mqtt.Client, _data: object, _f: object, reason: ReasonCode, _p: object) -> None:
         delay = None
@@ -271,7 +308,7 @@ class MqttConnection:
             if self._takeovers.conflict:
                 conflict = self._conflict or mqtt_errors.conflict(self._client_id, taken_over)
                 if not self._conflict:
-                    log.warning(conflict)
+                    log.log(self.error_level, "%s", conflict)
                 self._conflict = self._error = conflict
             else:
                 known = self._accepted or taken_over
@@ -279,11 +316,12 @@ class MqttConnection:
                 self._set_error(f"{why}; trying again" if self._error in ("", NOT_YET) else self._error)
         client.reconnect_delay_set(*(self._retry_s if delay is None else (delay, delay)))
         self._accepted = False
-        self.connected.clear()  # last, after the error is set
+        self.connected.clear()  # after the error is set
+        self._on_loss()
 
     def _set_error(self, error: str) -> None:
         if error != self._error:
-            log.warning(error)
+            log.log(self.error_level, "%s", error)
         self._error = error
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:

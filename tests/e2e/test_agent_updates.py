@@ -55,7 +55,7 @@ class Pictures:
     def close(self): pass
 
 settings = Settings(provider="cpu", levels=("base",))
-agent = module.Agent(settings, [Pictures()], None, store, None)
+agent = module.Agent(settings, [Pictures()], (), store, None)
 if len(sys.argv) > 4:
     agent.updater.announce(Path(sys.argv[4]).read_bytes())
 agent.run(JsonLinesWriter("-"))

@@ -89,7 +89,7 @@ def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path
     settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), decision_log=str(log))
     learned = []
     for _ in range(2):
-        agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)
+        agent = Agent(settings, [open_source(str(recorded), None)], (), None, bundle)
         agent.run(JsonLinesWriter(""))
         assert agent.cameras[0].tally.full > 0
         (begun,) = (event for event in events(log) if isinstance(event, decision_log.CascadeCreated))

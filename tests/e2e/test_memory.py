@@ -27,7 +27,7 @@ from cachenet.shared.inference.engine import resident_bytes
 
 bundle = Bundle(Path("models/zoo/cifar10"))
 budget, swaps = int(sys.argv[1]), int(sys.argv[2])
-agent = Agent(Settings(memory_budget=str(budget)), [Files([], None)], None, None, bundle)
+agent = Agent(Settings(memory_budget=str(budget)), [Files([], None)], (), None, bundle)
 (camera,) = agent.cameras
 agent.loader.start()
 camera.wait_for_bundle()

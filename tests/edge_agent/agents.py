@@ -68,7 +68,7 @@ def install_current(store: Store, data: bytes) -> Store:
 @contextmanager
 def running(settings: Settings, store: Store | None = None, bundle: Bundle | None = None) -> Iterator[Camera]:
     """The only camera of an agent, with something to answer with."""
-    agent = Agent(settings, [Pictures(0)], None, store, bundle)
+    agent = Agent(settings, [Pictures(0)], (), store, bundle)
     (camera,) = agent.cameras
     camera.loader.start()
     if agent.updater is not None:
@@ -85,7 +85,7 @@ def running(settings: Settings, store: Store | None = None, bundle: Bundle | Non
 
 def served(settings: Settings, source: Source, bundle: Bundle, label: Callable[[], int]) -> Agent:
     """An agent whose server answers every question with the label that ``label`` gives."""
-    agent = Agent(settings, [source], None, None, bundle)
+    agent = Agent(settings, [source], (), None, bundle)
     link = ServedLink(bundle, label)
     link.deliver = agent._receive
     agent.link = cast(MqttConnection, link)

@@ -89,7 +89,7 @@ def agent_of(
 ) -> tuple[Agent, list[SceneAnswer]]:
     """An agent with one camera of a source or of pictures, and the list in which its answers will be."""
     source = Footage(shown) if isinstance(shown, list) else shown
-    agent = Agent(Settings(provider="cpu", threads=1, **settings), [source], None, None, bundle)
+    agent = Agent(Settings(provider="cpu", threads=1, **settings), [source], (), None, bundle)
     (camera,) = agent.cameras
     answers: list[SceneAnswer] = []
     agent.observers.append(lambda answered: answers.append(cast(SceneAnswer, answered.answer)))

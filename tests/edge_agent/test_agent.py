@@ -64,7 +64,7 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
 
 def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: Bundle, tmp_path: Path) -> None:
     source, sink = Pictures(30), JsonLinesWriter(str(tmp_path / "answers"))
-    agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], None, None, bundle)
+    agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], (), None, bundle)
     agent.run(sink)
     sink.close()
     summary = agent.summary()
@@ -78,7 +78,7 @@ def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: 
 
 def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
     source = Pictures(30)
-    agent = Agent(Settings(frames=3), [source], None, None, bundle)
+    agent = Agent(Settings(frames=3), [source], (), None, bundle)
     agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 3
     assert source.closed
@@ -93,7 +93,7 @@ def test_a_bundle_that_there_is_too_little_memory_for_is_one_clear_line(bundle: 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"\xff" * 1000])
 @pytest.mark.parametrize("topic", [catalogue("tiny"), "cachenet/2/cam/answer", "cachenet/2/cam/blob/" + "0" * 64])
 def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload: bytes, tmp_path: Path) -> None:
-    agent = Agent(Settings(device="cam"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent = Agent(Settings(device="cam"), [Pictures(0)], (Address("127.0.0.1", 1),), Store(tmp_path), None)
     agent._receive(Message(topic, payload, None, b"x" * 16, ()))
 
 
@@ -139,7 +139,7 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
 def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
     settings = Settings(audit_share=1.0, levels=("base", "cloud"))
-    agent = Agent(settings, [Pictures(100)], Address("127.0.0.1", 1), None, bundle)
+    agent = Agent(settings, [Pictures(100)], (Address("127.0.0.1", 1),), None, bundle)
     agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     assert summary["hits"]["base"] > 50, "there were frames to audit"
@@ -151,7 +151,7 @@ def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
 def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
     """A camera's frames go by meanwhile. The full model itself answers what no other is sure of."""
     unsure = Bundle(tiny_bundle(tmp_path / "unsure", risk=0))
-    agent = Agent(Settings(provider="cpu"), [Pictures(10)], None, None, unsure)
+    agent = Agent(Settings(provider="cpu"), [Pictures(10)], (), None, unsure)
     agent.run(JsonLinesWriter(""))
     tally = agent.cameras[0].tally
     assert (tally.frames, tally.fallbacks, tally.full) == (10, 0, 10)
@@ -164,7 +164,7 @@ def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> 
     base = bundle.manifest.models["base"].sha256
     store.append(base, bundle.path("base").read_bytes())
     store.finish(base)
-    agent = Agent(Settings(provider="cpu"), [Pictures(10)], Address("127.0.0.1", 1), store, None)
+    agent = Agent(Settings(provider="cpu"), [Pictures(10)], (Address("127.0.0.1", 1),), store, None)
     agent.run(JsonLinesWriter(""))
     assert agent.cameras[0].tally.frames == 10
 
@@ -184,7 +184,7 @@ def test_unanswerable_frames_end_a_run_only_if_all_frames_are(
 
     monkeypatch.setattr(Cascade, "lookup", failing)
     bundle = Bundle(tiny_bundle(tmp_path))
-    agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
+    agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], (), None, bundle)
     if bad > MAX_CONSECUTIVE_ERRORS:
         with pytest.raises(ZeroDivisionError):
             agent.run(JsonLinesWriter(""))
@@ -246,9 +246,7 @@ def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path
     (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     lines = tmp_path / "lines.jsonl"
     sink = JsonLinesWriter(str(lines))
-    agent = Agent(
-        Settings(levels=("base",)), [Pictures(MISSES_BEFORE_UNKNOWN + 30, same=True)], None, None, Bundle(root)
-    )
+    agent = Agent(Settings(levels=("base",)), [Pictures(MISSES_BEFORE_UNKNOWN + 30, same=True)], (), None, Bundle(root))
     agent.run(sink)
     sink.close()
     answers = [json.loads(line) for line in lines.read_text().splitlines()]

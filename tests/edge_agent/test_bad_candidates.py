@@ -31,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @contextmanager
 def device(store: Path) -> Iterator[Agent]:
     """An agent without a network that has begun to answer."""
-    agent = Agent(Settings(provider="cpu"), [Pictures(0)], None, Store(store), None)
+    agent = Agent(Settings(provider="cpu"), [Pictures(0)], (), Store(store), None)
     assert agent.updater is not None
     agent.loader.start()
     agent.updater.start()

@@ -88,7 +88,7 @@ class Failing(Pictures):
 
 
 def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle: Bundle, tmp_path: Path) -> None:
-    agent = Agent(several("front", "back"), [Pictures(20), Pictures(30)], None, None, bundle)
+    agent = Agent(several("front", "back"), [Pictures(20), Pictures(30)], (), None, bundle)
     observed: list[AnsweredFrame] = []
     agent.observers.append(observed.append)
     sink = JsonLinesWriter(str(tmp_path / "answers"))
@@ -105,8 +105,8 @@ def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle:
 
 def test_answers_of_a_camera_do_not_depend_on_other_cameras(bundle: Bundle, tmp_path: Path) -> None:
     """No context, no memory of pictures and no count is shared."""
-    alone = Agent(Settings(levels=LEVELS), [Pictures(40)], None, None, bundle)
-    together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], None, None, bundle)
+    alone = Agent(Settings(levels=LEVELS), [Pictures(40)], (), None, bundle)
+    together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], (), None, bundle)
     for agent, name in ((alone, "alone"), (together, "together")):
         sink = JsonLinesWriter(str(tmp_path / name))
         agent.run(sink)
@@ -132,7 +132,7 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
             loaded.append(path.parts[-3])
 
     monkeypatch.setattr(model_loading, "Session", Counted)
-    agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
+    agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], (), None, bundle)
     a, b = agent.cameras
     agent.loader.start()
     for camera in agent.cameras:
@@ -156,7 +156,7 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
 
 
 def test_cameras_that_want_the_same_model_at_the_same_time_both_get_it(bundle: Bundle) -> None:
-    agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
+    agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], (), None, bundle)
     agent.loader.start()
     for camera in agent.cameras:
         camera.wait_for_bundle()
@@ -174,7 +174,7 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
     """So that together they are never over it, and none can take another's."""
 
     def rooms(settings: Settings, count: int) -> list[int]:
-        agent = Agent(settings, [Pictures(0) for _ in range(count)], None, None, bundle)
+        agent = Agent(settings, [Pictures(0) for _ in range(count)], (), None, bundle)
         agent.loader.start()
         found = []
         for camera in agent.cameras:
@@ -197,7 +197,7 @@ def test_a_camera_that_ends_or_fails_leaves_the_others_as_they_are(
     bundle: Bundle, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, other = Pictures(3) if how == "ends" else Failing(3), Endless()
-    agent = Agent(several("a", "b"), [source, other], None, None, bundle)
+    agent = Agent(several("a", "b"), [source, other], (), None, bundle)
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -244,7 +244,7 @@ def test_cameras_share_the_devices_topics_and_receive_only_their_own_replies(bun
 
     agent = Agent(
         several("a", "b", device="cam", levels=("cloud",), audit_share=0.0),
-        [Pictures(0), Pictures(0)], None, None, bundle,
+        [Pictures(0), Pictures(0)], (), None, bundle,
     )  # fmt: skip
     link = cast(MqttConnection, FakeLink(published))
     agent.link = link
@@ -321,7 +321,7 @@ def test_the_file_in_the_documentation_is_one(tmp_path: Path) -> None:
 def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     sources = [Pictures(20), Pictures(30)]
     sources[1].losses, sources[1].error = 2, "it gives no more pictures"
-    agent = Agent(several("front", "back"), sources, None, None, bundle)
+    agent = Agent(several("front", "back"), sources, (), None, bundle)
     agent.run(JsonLinesWriter(""))
     found = {
         (sample.name, sample.labels["camera"]): sample.value

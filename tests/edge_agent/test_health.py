@@ -30,7 +30,7 @@ class HealthSetup:
         self.now = 1000.0
         settings = settings or Settings()
         sources = [Pictures(1) for _ in settings.each()]
-        self.agent = Agent(settings, sources, None, None, Bundle(tiny_bundle(directory)))
+        self.agent = Agent(settings, sources, (), None, Bundle(tiny_bundle(directory)))
         self.health = Health(self.agent, lambda: self.now)
         self.before = self.health()
         if answered:

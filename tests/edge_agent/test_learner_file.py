@@ -54,7 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def run(bundle: Bundle, store: Path, frames: int = 20) -> Camera:
     """A camera after ``frames`` answers, which has learned from the full model on the device."""
-    agent = Agent(Settings(provider="cpu", store=str(store)), [Pictures(frames)], None, None, bundle)
+    agent = Agent(Settings(provider="cpu", store=str(store)), [Pictures(frames)], (), None, bundle)
     agent.run(JsonLinesWriter(""))
     assert agent.cameras[0].tally.frames == frames
     return agent.cameras[0]

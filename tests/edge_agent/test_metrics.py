@@ -34,7 +34,7 @@ def read(port: int) -> Metrics:
 
 
 def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_path: Path) -> None:
-    agent = Agent(Settings(), [Pictures(30)], None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [Pictures(30)], (), None, Bundle(tiny_bundle(tmp_path)))
     with endpoint(agent, "127.0.0.1", 0) as port:
         before = read(port)
         agent.run(JsonLinesWriter(""))
@@ -79,7 +79,7 @@ def test_the_metrics_have_audits_and_agreement(tmp_path: Path) -> None:
 def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
     store = install_current(install_files(Store(tmp_path / "store"), bundle), bundle.data)
-    agent = Agent(Settings(), [Pictures(0)], None, store, None)
+    agent = Agent(Settings(), [Pictures(0)], (), store, None)
     agent.cameras[0].active_bundle.failures["base"] += 2
     agent.cameras[0].errors += 1
     with (
@@ -94,7 +94,7 @@ def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) ->
 
 
 def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
-    agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [Pictures(0)], (), None, Bundle(tiny_bundle(tmp_path)))
     with (
         endpoint(agent, "127.0.0.1", 0) as port,
         pytest.raises(OSError, match="in use"),
@@ -107,7 +107,7 @@ def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
 
 
 def test_objects_of_a_detector_are_counted_by_label_and_zone_and_are_0_when_they_have_gone(tmp_path: Path) -> None:
-    agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [Pictures(0)], (), None, Bundle(tiny_bundle(tmp_path)))
     camera, view = agent.cameras[0], View(zones=(Zone("gate", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))),))
     for objects in (
         [tracked(1, (0.1, 0.1, 0.1, 0.1)), tracked(2, (0.8, 0.1, 0.1, 0.1))],
@@ -126,7 +126,7 @@ def test_objects_of_a_detector_are_counted_by_label_and_zone_and_are_0_when_they
 
 def test_a_classifier_has_no_objects_and_each_of_its_zones_its_own_metrics(tmp_path: Path) -> None:
     zones = tuple(Zone(name, ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0))) for name in ("gate", "bay"))
-    agent = Agent(Settings(zone=zones), [Pictures(3)], None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(zone=zones), [Pictures(3)], (), None, Bundle(tiny_bundle(tmp_path)))
     with endpoint(agent, "127.0.0.1", 0) as port:
         agent.run(JsonLinesWriter(""))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:

@@ -52,7 +52,7 @@ def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_contin
 
     monkeypatch.setattr(results.Results, "on_frame", fails)
     settings = Settings(results=True, broker="mqtt://127.0.0.1:1")
-    agent = Agent(settings, [Pictures(200)], Address("127.0.0.1", 1), None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(settings, [Pictures(200)], (Address("127.0.0.1", 1),), None, Bundle(tiny_bundle(tmp_path)))
     with attach_observers(agent):
         agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 200
@@ -84,7 +84,7 @@ def test_a_model_that_fails_at_every_frame_is_logged_once(lines: io.StringIO) ->
 def test_what_a_bundle_or_a_camera_is_called_cannot_write_on_the_terminal(tmp_path: Path) -> None:
     source = Pictures(1)
     source.losses, source.error = 1, "it says \x1b]0;gone\x07"
-    agent = Agent(Settings(), [source], None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [source], (), None, Bundle(tiny_bundle(tmp_path)))
     agent.run(JsonLinesWriter(""))
     picture: Picture = np.zeros((8, 8, 3), np.uint8)
     agent.cameras[0].last_answered = answered_frame(label="\x1b[2Jcat\r[red]", picture=picture)
@@ -97,7 +97,7 @@ def test_what_a_bundle_or_a_camera_is_called_cannot_write_on_the_terminal(tmp_pa
 
 
 def test_the_terminal_shows_objects_in_the_picture_and_in_each_zone(tmp_path: Path) -> None:
-    agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [Pictures(0)], (), None, Bundle(tiny_bundle(tmp_path)))
     view = View(zones=(Zone("gate", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))),))
     for objects, expected in (([], ("nothing", "gate: nothing")), ([tracked(1, (0, 0, 0.1, 0.1))] * 2, ("2 person",))):
         agent.cameras[0].last_answered = detected_frame(objects, view=view)
@@ -113,7 +113,7 @@ def test_one_video_frame_shows_the_answers_of_all_zones(tmp_path: Path) -> None:
         Zone(name, ((left, 0.0), (left + 0.5, 0.0), (left + 0.5, 1.0))) for name, left in (("a", 0.0), ("b", 0.5))
     )
     settings = Settings(zone=zones, save=str(tmp_path / "zones.mp4"), levels=("frames", "base"))
-    agent = Agent(settings, [Pictures(7)], None, None, Bundle(tiny_bundle(tmp_path / "bundle")))
+    agent = Agent(settings, [Pictures(7)], (), None, Bundle(tiny_bundle(tmp_path / "bundle")))
     with attach_observers(agent):
         agent.run(JsonLinesWriter(""))
     video = cv2.VideoCapture(str(tmp_path / "zones.mp4"))

@@ -434,7 +434,7 @@ def test_cameras_share_one_outbox_whose_counts_are_in_summary_and_metrics(tmp_pa
         broker="mqtt://127.0.0.1:1", store=str(tmp_path / "store"), outbox="5MB", levels=("base", "cloud"),
         audit_share=0.5, device="cam", camera=tuple(CameraTable(name, "pictures") for name in ("door", "yard")),
     )  # fmt: skip
-    agent = Agent(settings, [Pictures(20), Pictures(20)], Address("127.0.0.1", 1), None, bundle)
+    agent = Agent(settings, [Pictures(20), Pictures(20)], (Address("127.0.0.1", 1),), None, bundle)
     with endpoint(agent, "127.0.0.1", 0) as port:
         agent.run(JsonLinesWriter(""))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -454,6 +454,6 @@ def test_an_agent_without_an_outbox_deletes_the_one_of_an_earlier_run(tmp_path: 
     device = Device(tmp_path)
     device.store(*pictures(1))
     device.outbox.stop()
-    agent = Agent(Settings(store=str(tmp_path)), [Pictures(0)], None, store, None)
+    agent = Agent(Settings(store=str(tmp_path)), [Pictures(0)], (), store, None)
     assert agent.outbox is None and agent.summary()["outbox"] is None
     assert not (tmp_path / "outbox.sqlite").exists()

@@ -75,11 +75,11 @@ def test_the_error_ends_when_the_server_is_updated() -> None:
 def test_an_agent_that_waits_for_a_model_names_the_server_as_the_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    agent = Agent(Settings(device="cam"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent = Agent(Settings(device="cam"), [Pictures(0)], (Address("127.0.0.1", 1),), Store(tmp_path), None)
     assert agent.link is not None
     topics = {topic for topic, _ in agent.link._subscriptions}
     assert {protocol.CATALOGUE_TOPICS, version_1.CATALOGUE_TOPICS} <= topics
-    agent.link._error = ""
+    agent.link._current.link._error = ""
     agent._receive(retained(_OLD))
     until(lambda: agent.error)
     assert agent.error == version_1.OLD_SERVER

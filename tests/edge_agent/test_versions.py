@@ -95,13 +95,13 @@ def test_zones_of_a_classifier_stay_with_it_when_a_detector_is_offered(
 
 def test_a_local_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
     """Its directory holds nothing of the newer one. The catalogue tells the version of the server and nothing else."""
-    agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
+    agent = Agent(Settings(), [Pictures(0)], (Address("127.0.0.1", 1),), None, bundle)
     agent._receive(Message(catalogue("tiny"), newer.data, None, None, ()))
     assert agent.updater is None
     assert agent.loader.version == bundle.version != newer.version
 
 
 def test_only_the_named_catalogue_is_followed(bundle: Bundle, tmp_path: Path) -> None:
-    agent = Agent(Settings(catalogue="other"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent = Agent(Settings(catalogue="other"), [Pictures(0)], (Address("127.0.0.1", 1),), Store(tmp_path), None)
     agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
     assert agent.loader.version == ""

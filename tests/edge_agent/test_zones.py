@@ -224,7 +224,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(settings: Settings, recorded: Path, output: Path, bundle: Path = ZOO) -> tuple[Agent, list[dict[str, Any]]]:
-    agent = Agent(settings, [open_source(str(recorded), None)], None, None, Bundle(bundle))
+    agent = Agent(settings, [open_source(str(recorded), None)], (), None, Bundle(bundle))
     sink = JsonLinesWriter(str(output))
     agent.run(sink)
     sink.close()
@@ -272,7 +272,7 @@ def test_each_zone_learns_for_itself_and_keeps_it_across_restarts(recorded: Path
 
 def test_the_answers_of_all_zones_come_together_with_the_last_of_them(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(5)], None, None, bundle)
+    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(5)], (), None, bundle)
     observed: list[AnsweredFrame] = []
     agent.observers.append(observed.append)
     agent.run(JsonLinesWriter(""))
@@ -283,7 +283,7 @@ def test_the_answers_of_all_zones_come_together_with_the_last_of_them(tmp_path: 
 
 def test_zones_share_the_deadline_of_the_frame_and_take_turns_to_be_first(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(4)], None, None, bundle)
+    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(4)], (), None, bundle)
     turns: list[tuple[int, str, float | None]] = []
     for camera in agent.cameras:
         step = camera.step
@@ -300,7 +300,7 @@ def test_zones_share_the_deadline_of_the_frame_and_take_turns_to_be_first(tmp_pa
 
 def test_a_zone_that_cannot_be_answered_does_not_stop_the_others(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(6)], None, None, bundle)
+    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(6)], (), None, bundle)
     left, right = agent.cameras
 
     def fail(*_: object) -> None:
@@ -317,7 +317,7 @@ def test_zones_are_made_when_the_bundle_has_come_and_until_then_one_camera_waits
     store = Store(tmp_path / "store")
     log = tmp_path / "log.jsonl"
     settings = Settings(zone=(LEFT, RIGHT), levels=LEVELS, decision_log=str(log))
-    agent = Agent(settings, [Pictures(3)], None, store, None)
+    agent = Agent(settings, [Pictures(3)], (), store, None)
     assert [camera.title for camera in agent.cameras] == [""]
     assert Health(agent)().count("waiting for a model") == 1
     assert not log.exists()
@@ -325,7 +325,7 @@ def test_zones_are_made_when_the_bundle_has_come_and_until_then_one_camera_waits
     agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 0
     install_current(install_files(store, bundle), bundle.data)
-    agent = Agent(settings, [Pictures(3)], None, store, None)
+    agent = Agent(settings, [Pictures(3)], (), store, None)
     assert [camera.title for camera in agent.cameras] == ["left", "right"], "the store has a bundle"
 
 
@@ -333,7 +333,7 @@ def test_a_decision_log_that_cannot_be_opened_late_ends_the_run_with_its_name(tm
     """The task of the bundle is not known at the start, so which logs there are is not known either."""
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
     settings = Settings(zone=(LEFT, RIGHT), levels=LEVELS, decision_log=str(tmp_path / "none" / "log.jsonl"))
-    agent = Agent(settings, [Pictures(3)], None, Store(tmp_path / "store"), None)
+    agent = Agent(settings, [Pictures(3)], (), Store(tmp_path / "store"), None)
     agent.loader.use(bundle)
     with pytest.raises(DeploymentError, match=r"decision_log .*none/log-left.jsonl: No such file"):
         agent.run(JsonLinesWriter(""))
@@ -342,6 +342,6 @@ def test_a_decision_log_that_cannot_be_opened_late_ends_the_run_with_its_name(tm
 def test_a_detector_answers_for_the_whole_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CameraLoop, "_task", "detection")
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(0)], None, None, bundle)
+    agent = Agent(Settings(zone=(LEFT, RIGHT), levels=LEVELS), [Pictures(0)], (), None, bundle)
     (camera,) = agent.cameras
     assert (camera.title, camera.settings.region, len(camera.settings.zone)) == ("", "", 2)
