@@ -3,7 +3,8 @@
     python -m benchmarks.fleet_page --devices 1000 --json
 
 ``drawn_ms`` is the time from the start of the navigation to the second frame after the table was built, by the
-browser's own clock; the median of the rounds. ``redrawn_ms``: the same after a click on a column.
+browser's own clock; the median of the rounds. ``redrawn_ms``: the same after a click on a column. ``empty_ms``: that of
+the same page without devices, in turn with it, which is what the browser and the machine take by themselves.
 """
 
 from __future__ import annotations
@@ -130,12 +131,16 @@ def main(
     if not browser():
         typer.echo("this needs Chromium; on Debian: apt-get install chromium", err=True)
         raise typer.Exit(2)
-    html = page(simulated(devices), live=False)
-    found = [in_browser(html, _CLICK) for _ in range(rounds)]
+    html, without = page(simulated(devices), live=False), page(simulated(0), live=False)
+    empty, found = [], []
+    for _ in range(rounds):
+        empty.append(in_browser(without, "return 0")["drawn"])
+        found.append(in_browser(html, _CLICK))
     result = {
         "devices": devices,
         "page_kB": round(len(html.encode()) / 1e3),
         "drawn_ms": round(statistics.median(one["drawn"] for one in found)),
+        "empty_ms": round(statistics.median(empty)),
         "redrawn_ms": round(statistics.median(one["found"] for one in found)),
     }
     if as_json:

@@ -11,6 +11,7 @@ import math
 
 import msgspec
 
+from cachenet.cloud_server.fleet.fleet import MAX_DEVICES
 from cachenet.shared.cascade.sequential_tests import TwoSampleTest
 from cachenet.shared.transport.fleet import Stats
 from cachenet.shared.transport.protocol import Status
@@ -82,9 +83,11 @@ class Comparison:
     """What the canaries of one rollout do, against the devices with the version of the catalogue."""
 
     def __init__(self, rollout: Rollout) -> None:
-        self._rollout = rollout
+        #: State of the rollout, which says who is a canary.
+        self.rollout = rollout
         self._audits = _Measure("audited hits are wrong", MIN_AUDIT_DIFFERENCE)
         self._errors = _Measure("frames have errors", MIN_ERROR_DIFFERENCE)
+        self._devices: set[str] = set()
         self._last: dict[str, Stats] = {}
         #: Whether its last update has failed, by device: of canaries, and of others.
         self._canaries: dict[str, bool] = {}
@@ -93,22 +96,22 @@ class Comparison:
     def on_status(self, device: str, status: Status) -> None:
         """Take the status of a device."""
         failed = status.update.startswith("failed")
-        if not failed and status.update != "committed":
-            return  # under way
-        if status.bundle == self._rollout.canary and not failed:
+        if (not failed and status.update != "committed") or self._is_full(device):
+            return  # under way, or too many devices
+        if status.bundle == self.rollout.canary and not failed:
             self._canaries[device] = False
-        elif status.bundle == self._rollout.stable:
-            if not self._rollout.has_canary(device):
+        elif status.bundle == self.rollout.stable:
+            if not self.rollout.has_canary(device):
                 self._others[device] = failed
             elif failed:
                 self._canaries[device] = True
 
     def on_stats(self, device: str, stats: Stats) -> None:
         """Take the figures of a device."""
-        if stats.bundle not in (self._rollout.canary, self._rollout.stable):
+        if stats.bundle not in (self.rollout.canary, self.rollout.stable) or self._is_full(device):
             return
-        canary, frames = stats.bundle == self._rollout.canary, sum(stats.levels.values()) + stats.errors
-        if not canary and self._rollout.has_canary(device):
+        canary, frames = stats.bundle == self.rollout.canary, sum(stats.levels.values()) + stats.errors
+        if not canary and self.rollout.has_canary(device):
             self._audits.note_before(device, stats.audits, stats.wrong)
             self._errors.note_before(device, frames, stats.errors)
         last, self._last[device] = self._last.get(device), stats
@@ -123,6 +126,11 @@ class Comparison:
     def verdict(self) -> str:
         """Why the rollout has to be undone, in one line; empty if there is no reason."""
         return self._updates() or self._audits.verdict() or self._errors.verdict()
+
+    def _is_full(self, device: str) -> bool:
+        """Whether this device is one too many; its messages are dropped."""
+        self._devices |= {device} if len(self._devices) < MAX_DEVICES else set()
+        return device not in self._devices
 
     def _updates(self) -> str:
         count, failed = len(self._canaries), sum(self._canaries.values())

@@ -66,10 +66,10 @@ class RolloutController:
     def publish(self) -> None:
         """Publish the state, with fresh signatures."""
         with self._lock:
-            self._known = True
             active = self.rollout.state in ("running", "paused")
             message = self.rollout.with_files(self._files() if active else {})
-            self._publish(rollout.topic(self.rollout.bundle), protocol.encode(message))
+            if self._publish(rollout.topic(self.rollout.bundle), protocol.encode(message)):
+                self._known = True
 
     def receive(self, message: Message) -> bool:
         """Take a message; returns whether it is one of ``topics``. Raises ``Malformed``."""
@@ -102,6 +102,7 @@ class RolloutController:
                 self.rollout = received.with_files({})
                 if (received.state, own.state) == ("running", "undone"):
                     self._comparison = Comparison(self.rollout)
+                self._comparison.rollout = self.rollout  # its share may have changed
                 log.info("rollout of %s: %s", own.canary[:12], self.rollout.line)
                 if received.state == "promoted":
                     self._on_promoted()

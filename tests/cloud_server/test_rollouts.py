@@ -217,6 +217,22 @@ def test_an_undone_rollout_that_is_resumed_has_files_and_is_judged_anew() -> Non
     assert own.rollout.state == "running"
 
 
+def test_a_larger_share_has_more_canaries_whose_failures_count() -> None:
+    site = Site()
+    own = site.server()
+    own.publish()
+    site.publish(rollout.topic("tiny"), protocol.encode(change(rollout.read(site.retained), Action.RESUME, 1.0)))
+    for name in [name for name in DEVICES if not START.has_canary(name)][:2]:
+        send(own, name, "status", Status("online", "1", "old", (), "failed (x)"))
+    assert site.state == "undone"
+
+
+def test_a_server_that_was_not_connected_waits_for_the_retained_rollout_again() -> None:
+    own = RolloutController(START, dict, lambda *_: False, lambda: None)
+    own.publish()
+    assert not own._known
+
+
 def test_a_rollout_of_other_versions_changes_nothing() -> None:
     own = Site().server()
     own.receive(

@@ -12,7 +12,7 @@ from cachenet.shared.bundle import golden_frames, manifest
 from cachenet.shared.inference import graph_split
 from cachenet.shared.inference.image import BadPicture, Input, crop, preprocessor
 from cachenet.shared.media import pictures
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import fleet, protocol, rollout
 
 #: Longest processor time of one input, seconds. The largest picture takes 0.2 s.
 MAX_SECONDS = 2.0
@@ -53,6 +53,11 @@ def _protocol(data: bytes) -> None:
                 message.logits(_CLASSES)
             elif isinstance(message, protocol.DetectionAnswer):
                 message.detections(_CLASSES)
+    with contextlib.suppress(protocol.Malformed):
+        rollout.read(data)
+    for kind in (fleet.Stats, protocol.Status):
+        with contextlib.suppress(protocol.Malformed):
+            fleet.read(data, kind)
     # The client gives texts that are UTF-8.
     topic, content, correlation, *rest = [*data.split(b"\0"), b"", b""][: 3 + 2 * 8]
     texts = [part.decode("utf-8", "ignore") for part in rest]
