@@ -17,6 +17,10 @@ _FAILURES = {
 }
 
 
+#: Least budget that is worth a number.
+_LEAST = 1e-9
+
+
 def changes(record: FrameRecord) -> tuple[str, ...]:
     """What would have changed the decision, in sentences; none where nothing is known of that."""
     if record.answer.unknown or "out of distribution" in record.answer.reason:
@@ -84,6 +88,8 @@ def _of_failure(record: FrameRecord) -> tuple[str, ...]:
 
 def _digits(value: float, rounded: object) -> str:
     """``value`` with two digits, rounded down (``math.floor``) or up (``math.ceil``)."""
+    if value < _LEAST:
+        return "0"
     scale = 10.0 ** (1 - math.floor(math.log10(value)))
     whole = math.floor(value * scale) if rounded is math.floor else math.ceil(value * scale)
     return f"{whole / scale:.2g}"

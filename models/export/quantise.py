@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -27,6 +28,8 @@ from cachenet.shared.command import atomic_files
 Tensor = npt.NDArray[np.float32]
 #: Images of a calibration batch.
 _BATCH = 50
+#: First operator set whose DequantizeLinear has a scale for each channel.
+_PER_CHANNEL = 13
 #: Timed runs of each model.
 _RUNS = 60
 
@@ -43,7 +46,7 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
     """Quantise ``model`` with ranges from ``images`` ``(n, 3, h, w)``; keep the metadata."""
     with tempfile.TemporaryDirectory() as directory, _quiet():
         floats, out = Path(directory, "floats.onnx"), Path(directory, "int8.onnx")
-        onnx.save(_folded(model), str(floats))
+        onnx.save(_with_opset(_folded(model), _PER_CHANNEL), str(floats))
         quantize_static(
             str(floats),
             str(out),
@@ -69,6 +72,12 @@ def compare(before: Path, after: Path, image: Tensor) -> PrecisionComparison:
     """Measure the model at ``after`` relative to the one at ``before``."""
     seconds, other = cost.run_seconds([before, after], image, _RUNS)
     return PrecisionComparison(after.stat().st_size / before.stat().st_size, other / seconds)
+
+
+def _with_opset(model: ModelProto, least: int) -> ModelProto:
+    """``model`` in operator set ``least`` or a later one."""
+    version = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    return model if version >= least else onnx.version_converter.convert_version(model, least)
 
 
 def _folded(model: ModelProto) -> ModelProto:

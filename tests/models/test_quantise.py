@@ -58,3 +58,17 @@ def test_metadata_and_tensor_names_are_unchanged(base: Path, quantised: onnx.Mod
 def test_the_same_images_give_the_same_bytes(base: Path, quantised: onnx.ModelProto, images: np.ndarray) -> None:
     again = quantise.int8(onnx.load(str(base)), images[:100])
     assert again.SerializeToString(deterministic=True) == quantised.SerializeToString(deterministic=True)
+
+
+def test_a_graph_of_an_operator_set_without_scales_of_channels_is_quantised(tmp_path: Path) -> None:
+    kernel = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32), "k")
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 6, 6])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "k"], ["y"])], "old", [x], [y], [kernel])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 11)], ir_version=6)
+    images = np.random.default_rng(1).random((8, 3, 8, 8), np.float32)
+    paths = tmp_path / "floats.onnx", tmp_path / "int8.onnx"
+    for one, path in zip((model, quantise.int8(model, images)), paths, strict=True):
+        onnx.save(one, str(path))
+    before, after = (Session(path, "cpu").run_all(images[:1])[0] for path in paths)
+    assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
