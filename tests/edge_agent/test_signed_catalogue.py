@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from tuf.api.metadata import Metadata, Timestamp
 
 from cachenet.edge_agent.updates import signed_catalogue
 from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import COMMIT_AFTER
 from cachenet.shared.bundle.manifest import Bundle, digest
-from cachenet.shared.bundle.signing import Files
+from cachenet.shared.bundle.signing import Files, read_key, signed
 from cachenet.shared.bundle.trust import TrustedRoot
 from cachenet.shared.transport import protocol
 from tests.edge_agent.loaders import Site, bundle, ready, site, small_chunks_and_short_timeouts, until
@@ -148,6 +150,26 @@ def test_damaged_state_is_replaced(repository: Repository) -> None:
     device.catalogue.work()
     device.receive(repository.publish())
     assert len(device.taken) == 2 and device.catalogue.error == ""
+
+
+class _Beyond(datetime):
+    """A time after the end of Python's calendar."""
+
+    def timestamp(self) -> float:
+        return float(1 << 39)
+
+
+def test_a_time_after_the_end_of_the_calendar_ends_no_device(repository: Repository) -> None:
+    """The thief of a server's key signs it. A check that raises ends the process, again after each start."""
+    device, files = Device(repository), repository.publish()
+    timestamp = Metadata[Timestamp].from_bytes(files["timestamp.json"]).signed
+    forged = signed(timestamp, _Beyond(2027, 1, 1), read_key(repository.directory / "keys/server.key"))
+    device.receive({**files, "timestamp.json": forged})
+    device.restart()
+    device.catalogue.work()
+    repository.now += HOUR
+    device.receive(repository.publish())
+    assert device.taken[-1] == repository.bundle.data and device.catalogue.error == ""
 
 
 def test_of_a_store_only_sets_of_the_trusted_root_are_used(site: Site, bundle: Bundle) -> None:
