@@ -13,8 +13,9 @@ from cachenet.edge_agent.updates import signed_catalogue
 from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import COMMIT_AFTER
+from cachenet.models.signing import KeyDirectory
 from cachenet.shared.bundle.manifest import Bundle, digest
-from cachenet.shared.bundle.signing import Files, read_key, signed
+from cachenet.shared.bundle.signing import Files, read_key, signed, utc
 from cachenet.shared.bundle.trust import TrustedRoot
 from cachenet.shared.transport import protocol
 from tests.edge_agent.loaders import Site, bundle, ready, site, small_chunks_and_short_timeouts, until
@@ -150,6 +151,24 @@ def test_damaged_state_is_replaced(repository: Repository) -> None:
     device.catalogue.work()
     device.receive(repository.publish())
     assert len(device.taken) == 2 and device.catalogue.error == ""
+
+
+@pytest.mark.parametrize("name", ["2.root.json", "timestamp.json"])
+def test_damage_within_the_stored_metadata_does_not_end_updates(repository: Repository, name: str) -> None:
+    """The file can still be read, but its time is another one, and nobody has signed it."""
+    KeyDirectory(repository.directory / "keys").rotate("root", utc(repository.now))
+    repository.sign()
+    repository.start_server()
+    device = Device(repository)
+    device.receive(repository.publish())
+    stored = repository.directory / "store/signed/tiny"
+    files = protocol.decode(stored.read_bytes(), protocol.SignedCatalogue, protocol.MAX_SIGNED).files
+    damaged = files[name].replace(b"1800000000", b"9800000000")
+    assert damaged != files[name]
+    stored.write_bytes(protocol.encode(protocol.SignedCatalogue({**files, name: damaged})))
+    device.restart()
+    device.receive(repository.publish())
+    assert len(device.taken) == 2 and device.catalogue.error == device.catalogue.stale == ""
 
 
 class _Beyond(datetime):
