@@ -191,6 +191,16 @@ def test_a_time_after_the_end_of_the_calendar_ends_no_device(repository: Reposit
     assert device.taken[-1] == repository.bundle.data and device.catalogue.error == ""
 
 
+def test_a_candidate_that_an_earlier_run_has_stored_without_the_root_is_vouched_for(site: Site, bundle: Bundle) -> None:
+    site.store.stage(bundle.data, bundle.manifest)
+    loader = site.loader(root="a" * 64)
+    loader.announce(bundle.data)
+    ready(loader)
+    until(site.store.current)
+    assert site.store.root_of(bundle.data) == "a" * 64
+    loader.stop()
+
+
 def test_of_a_store_only_sets_of_the_trusted_root_are_used(site: Site, bundle: Bundle) -> None:
     """A device that starts without a network must trust what it has; what vouches for an older version goes."""
     loader = site.loader(root="a" * 64)
