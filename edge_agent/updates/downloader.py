@@ -111,8 +111,9 @@ class Downloader:
                         raise StoreError("there is no connection to fetch models over")
                     self._interrupted.wait(_POLL_S)
                     continue
+                again = time.monotonic() + _CHUNK_TIMEOUT_S  # also if other pieces arrive meanwhile
                 with contextlib.suppress(queue.Empty):
-                    while (arrived := self._chunks.get(timeout=_CHUNK_TIMEOUT_S)) is not None:
+                    while (left := again - time.monotonic()) > 0 and (arrived := self._chunks.get(timeout=left)):
                         received, chunk = arrived
                         if received == sha256 and chunk.offset == offset:
                             return chunk
