@@ -116,6 +116,14 @@ def test_a_server_without_the_file_is_reported_and_asked_again(site: Site, answe
     until(lambda: loader.errors == "")
 
 
+def test_an_endless_error_of_a_server_does_not_fill_log_and_status(site: Site) -> None:
+    site.server.spoil = lambda _, chunk: Chunk(chunk.offset, 0, b"", 200_000 * "x")
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    until(lambda: "the server says" in loader.errors)
+    assert len(loader.errors) < 1000
+
+
 def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow retrieval: a server that answers the requests of one file late or never."""
     monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
