@@ -6,6 +6,7 @@ a copy of the newest one for devices. ``last-version`` has the last version that
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -42,6 +43,8 @@ KeyName = Literal["root", "targets", "server"]
 _ROLES: dict[KeyName, tuple[str, ...]] = {"root": (ROOT,), "targets": (TARGETS,), "server": (SNAPSHOT, TIMESTAMP)}
 #: File of the newest root, for devices, and of the last version that was signed.
 ROOT_FILE, _LAST_VERSION = "root.json", "last-version"
+#: File of a new key until the root that names it is written.
+_PARTIAL = "{}.key.part"
 
 
 class KeyDirectory:
@@ -133,7 +136,7 @@ class KeyDirectory:
             OSError: A file cannot be written.
         """
         key = self._key("root")
-        partial = self.directory / f"{name}.key.part"
+        partial = self.directory / _PARTIAL.format(name)
         partial.unlink(missing_ok=True)
         replacement = new_key(partial)
         root = Root.from_dict(self.root.to_dict())
@@ -157,9 +160,13 @@ class KeyDirectory:
         return version
 
     def _key(self, name: KeyName) -> CryptoSigner:
-        file = self.directory / f"{name}.key"
+        file, keyids = self.directory / f"{name}.key", self.root.roles[_ROLES[name][0]].keyids
+        partial = self.directory / _PARTIAL.format(name)
+        with suppress(SigningError):  # 'rotate' was cut off after it had written the root
+            if read_key(partial).public_key.keyid in keyids:
+                atomic_files.replace(partial, file)
         key = read_key(file)
-        if key.public_key.keyid not in self.root.roles[_ROLES[name][0]].keyids:
+        if key.public_key.keyid not in keyids:
             raise SigningError(f"{file} is not the key of {root_file(self.root.version)}")
         return key
 

@@ -54,11 +54,19 @@ class Accounts:
         account = self._accounts.get(device)
         return (self._mean or 0.0) if account is None else account.mean
 
-    def charge(self, device: str, milliseconds: float) -> None:
-        """Take the cost of a request that has run from the tokens of ``device``."""
-        tokens, account = self._tokens(device), self._accounts.get(device)
-        mean = milliseconds if account is None else account.mean + _NEWEST * (milliseconds - account.mean)
-        self._mean = milliseconds if self._mean is None else self._mean + _NEWEST * (milliseconds - self._mean)
+    def charge(self, device: str, milliseconds: float, answered: bool = True) -> None:
+        """Take the cost of a request from the tokens of ``device``.
+
+        Args:
+            answered: Whether the model has answered it. What was refused does not lower the expected costs: with cheap
+                refused requests a device would make a batch of dear ones look short.
+        """
+        tokens, before = self._tokens(device), self.expected_ms(device)
+        mean = before + (_NEWEST if device in self._accounts else 1.0) * (milliseconds - before)
+        overall = milliseconds if self._mean is None else self._mean + _NEWEST * (milliseconds - self._mean)
+        if not answered:
+            mean, overall = max(mean, before), max(overall, self._mean or 0.0)
+        self._mean = overall
         self._accounts[device] = _Account(mean, max(-self._capacity, tokens - milliseconds), self._clock())
         self._accounts.move_to_end(device)
         if len(self._accounts) > _MAX_ACCOUNTS:

@@ -128,11 +128,16 @@ class Batcher(Generic[T]):
                 self._taken.append((queue, device, expected_ms))
         return batch
 
-    def done(self, costs_ms: Sequence[float]) -> None:
-        """Charge the devices of the last batch with the time that each of its items took, in order, milliseconds."""
-        for (queue, device, expected_ms), cost_ms in zip(self._taken, costs_ms, strict=True):
+    def done(self, costs_ms: Sequence[float], answered: Sequence[bool] | None = None) -> None:
+        """Charge the devices of the last batch.
+
+        Args:
+            costs_ms: Time that each of its items took, in order, milliseconds.
+            answered: Whether the model has answered each of them; None: all.
+        """
+        for index, ((queue, device, expected_ms), cost_ms) in enumerate(zip(self._taken, costs_ms, strict=True)):
             queue.correct(device, cost_ms - expected_ms)
-            self._accounts.charge(device, cost_ms)
+            self._accounts.charge(device, cost_ms, answered is None or answered[index])
         self._taken = []
         for queue in (self._queue, self._background):
             queue.settle(idle=len(self) == 0)

@@ -260,7 +260,8 @@ class Server:
     def _send_chunk(self, link: Link, device: str, message: Message) -> None:
         request = _blob_request(message)
         payload = protocol.encode(self._blobs.chunk(request))
-        sent = link.publish(protocol.topic(device, "blob", request.sha256), payload)
+        # A device asks for the next piece of a file when it has the one before.
+        sent = link.publish(protocol.topic(device, "blob", request.sha256), payload, single=True)
         with self.counters.change() as counts:
             counts.chunks += sent
             counts.bytes_out += len(payload) * sent

@@ -145,7 +145,8 @@ class Worker:
         costs_ms = [0.0] * len(batch.ready)
         replies = self._replies_or_rejections(batch.ready, costs_ms) if batch.ready else []
         with self._changed:
-            self._batcher.done(costs_ms)  # before a reply lets its device ask again
+            # Before a reply lets its device ask again.
+            self._batcher.done(costs_ms, [not isinstance(reply, Rejection) for reply in replies])
         for queued, reply in zip(batch.ready, replies, strict=True):
             self._send(queued.item, reply)
         if batch.ready:

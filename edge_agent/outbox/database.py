@@ -88,7 +88,7 @@ class OutboxFile:
                 if added is not None:
                     columns = ", ".join(StoredFrame._fields)
                     connection.execute(f"INSERT INTO frames ({columns}) VALUES (?, ?, ?, ?, ?)", added)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _explained(error, self.path) from None
 
     def read(self, frame: bytes) -> StoredFrame | None:
@@ -126,7 +126,7 @@ class OutboxFile:
         try:
             with self._open() as connection:
                 return msgspec.convert(connection.execute(statement, values).fetchall(), rows, strict=False)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _explained(error, self.path) from None
         except msgspec.ValidationError as error:
             raise Damaged(f"{self.path}: {error}") from None
@@ -160,9 +160,10 @@ def _remove_logs(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _explained(error: sqlite3.Error, path: Path) -> OSError | Damaged:
+def _explained(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> OSError | Damaged:
     """``error`` as ``Damaged`` or ``OSError``; SQLite's own classes do not tell them from errors of a program."""
-    # A damaged file raises the class itself; a disk that is full, read-only or locked raises a subclass.
-    if type(error) is sqlite3.DatabaseError:
+    # A damaged file raises the class itself; a disk that is full, read-only or locked raises a subclass. Where a name
+    # in the file is damaged, the error's text cannot be decoded, or says "no such table" or "no such column".
+    if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError) or str(error).startswith("no such "):
         return Damaged(f"{path}: {error}")
     return OSError(0, str(error), str(path))

@@ -25,6 +25,8 @@ _CHUNK_TIMEOUT_S = 2.0
 #: Time after which a download without a new chunk is given up, seconds: it is tried again after the others. A server
 #: that sends single bytes, or nothing, holds up no other file.
 _STALLED_S = 60.0
+#: Longest part of a server's error that log and status repeat, characters.
+_MAX_ERROR = 200
 #: Time between two attempts to send a request, seconds.
 _POLL_S = 0.1
 
@@ -91,7 +93,7 @@ class Downloader:
             length = min(CHUNK_BYTES, size - offset)
             chunk = self._fetch_chunk(sha256, offset, length)
             if chunk.error:
-                raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
+                raise StoreError(f"{sha256[:12]}: the server says {chunk.error[:_MAX_ERROR]}")
             if chunk.total != size or len(chunk.data) != length:
                 raise StoreError(f"{sha256[:12]}: the server's file has another size")
             self._store.append(sha256, chunk.data)
@@ -111,8 +113,9 @@ class Downloader:
                         raise StoreError("there is no connection to fetch models over")
                     self._interrupted.wait(_POLL_S)
                     continue
+                again = time.monotonic() + _CHUNK_TIMEOUT_S  # also if other pieces arrive meanwhile
                 with contextlib.suppress(queue.Empty):
-                    while (arrived := self._chunks.get(timeout=_CHUNK_TIMEOUT_S)) is not None:
+                    while (left := again - time.monotonic()) > 0 and (arrived := self._chunks.get(timeout=left)):
                         received, chunk = arrived
                         if received == sha256 and chunk.offset == offset:
                             return chunk

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle.signing import Files, utc
-from cachenet.shared.bundle.trust import Known, TrustedRoot, UntrustedError, validity
+from cachenet.shared.bundle.trust import Known, TrustedRoot, UntrustedError
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.protocol import Malformed
@@ -152,9 +152,11 @@ class SignedCatalogue:
         if name not in self._taken and (payload := self._store.signed(name)) is not None:
             try:
                 files = protocol.decode(payload, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
-                self._taken[name] = _Taken(files, *validity(files), self._monotonic())
+                self._taken[name] = _Taken(files, *self._root.validity(files), self._monotonic())
             except (Malformed, UntrustedError):
-                self._log_once(f"the stored catalogue of {name} is damaged; the next one is taken without it")
+                self._log_once(
+                    f"the stored catalogue of {name} is damaged, or of another root; the next one is taken without it"
+                )
         return self._taken.get(name)
 
     def _report_unsigned(self) -> None:

@@ -42,6 +42,8 @@ BUILDER_FILES = (f"{TARGETS}.json", f"{SUBMODELS}.json")
 SUBMODEL_PATHS = "submodels/*"
 #: Field of the metadata with the time of signing, seconds since the epoch. TUF permits further fields.
 SIGNED_AT = "cachenet-signed-at"
+#: End of the times that count, seconds since the epoch: the year 6325. Python's calendar ends in the year 9999.
+_LATEST = 1 << 37
 #: Validity of root and targets.
 YEAR = timedelta(days=365)
 #: Validity of the server's permission. A stolen key of a server can sign submodels that long after the last renewal.
@@ -110,9 +112,9 @@ def signed(part: T, now: datetime, *keys: CryptoSigner) -> bytes:
 
 
 def signed_at(part: Signed) -> float:
-    """Time of signing, seconds since the epoch; 0 if the metadata does not state it."""
+    """Time of signing, seconds since the epoch; 0 if the metadata states none that counts."""
     seconds = part.unrecognized_fields.get(SIGNED_AT)
-    return float(seconds) if type(seconds) is int and 0 <= seconds < 1 << 40 else 0.0
+    return float(seconds) if type(seconds) is int and 0 <= seconds < _LATEST else 0.0
 
 
 def version_of(data: bytes) -> int:

@@ -165,6 +165,22 @@ class TrustedRoot:
         except (RepositoryError, DownloadError, ValueError) as error:
             raise UntrustedError(f"{name} is not taken: {_reason(error)}") from None
 
+    def validity(self, files: Files) -> tuple[float, float]:
+        """Time of signing and end of a catalogue that was taken before, seconds since the epoch.
+
+        Raises:
+            UntrustedError: Its roots or its timestamp are damaged, or of another trusted root.
+        """
+        try:
+            if files[root_file(self._version)] != self._data:
+                raise RepositoryError("another root")
+            metadata = Metadata[Timestamp].from_bytes(files[f"{TIMESTAMP}.json"])
+            newest = newest_root(self._data, files)
+            newest.verify_delegate(TIMESTAMP, metadata.signed_bytes, metadata.signatures)
+        except (RepositoryError, KeyError, ValueError):
+            raise UntrustedError("the catalogue is damaged, or of another root") from None
+        return signed_at(metadata.signed), metadata.signed.expires.timestamp()
+
     def _verify(self, name: str, files: Files, clock: float, known: Known | None) -> Verified:
         if known is not None and known.files.get(root_file(self._version)) != self._data:
             known = None  # of another trusted root
@@ -203,7 +219,7 @@ class TrustedRoot:
         before = newest_root(self._data, known.files)
         if set(root.roles[TIMESTAMP].keyids) != set(before.roles[TIMESTAMP].keyids):
             return signed_at(root)
-        return max(signed_at(root), validity(known.files)[0] + known.age)
+        return max(signed_at(root), self.validity(known.files)[0] + known.age)
 
 
 class _Fetcher(FetcherInterface):
@@ -217,19 +233,6 @@ class _Fetcher(FetcherInterface):
         if data is None:
             raise DownloadHTTPError("no such file", 404)
         return iter((data,))
-
-
-def validity(files: Files) -> tuple[float, float]:
-    """Time of signing and end of a catalogue that was verified before, seconds since the epoch.
-
-    Raises:
-        UntrustedError: The files are damaged.
-    """
-    try:
-        timestamp = Metadata[Timestamp].from_bytes(files[f"{TIMESTAMP}.json"]).signed
-    except (RepositoryError, KeyError):
-        raise UntrustedError("the catalogue is damaged") from None
-    return signed_at(timestamp), timestamp.expires.timestamp()
 
 
 def _target(client: Updater, files: Files, name: str) -> bytes | None:

@@ -44,6 +44,8 @@ _CONNECT_TIMEOUT_S = 3.0
 _RETRY_S = (0.25, 4.0)
 #: First and longest delay before the network loop restarts after an exception, seconds.
 _LOOP_RETRY_S = (0.25, 30.0)
+#: Most topics with a message on its way that was published with ``single``.
+_MAX_SINGLE = 256
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class MqttConnection:
         client.on_publish = self._published
         self._client = client
         self._refused = False  # whether a refused message has been logged
+        self._unsent: dict[str, mqtt.MQTTMessageInfo] = {}  # by topic, of ``single``
 
     def start(self) -> None:
         """Connect in the background, now and after every loss, until ``stop``."""
@@ -248,6 +251,7 @@ class MqttConnection:
         correlation: bytes | None = None,
         properties: Sequence[tuple[str, str]] = (),
         expiry_s: int | None = None,
+        single: bool = False,
     ) -> bool:
         """Send a message on the live connection. Returns False, and drops the message, if there is none.
 
@@ -255,9 +259,15 @@ class MqttConnection:
             qos: Quality of service, 0 or 1.
             retain: Whether the broker keeps the message for later subscribers.
             expiry_s: Time after which the broker drops the message, seconds.
+            single: Whether the message is dropped while another such message of this topic has not been written to the
+                broker: messages of QoS 0 wait in memory without a bound. Only on the connection's thread.
         """
         if not self.connected.is_set():
             return False
+        if single:
+            self._unsent = {name: one for name, one in self._unsent.items() if not _is_written(one)}
+            if topic in self._unsent or len(self._unsent) >= _MAX_SINGLE:
+                return False
         extra = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if content is not None:
             extra.ContentType = content
@@ -268,9 +278,12 @@ class MqttConnection:
         if expiry_s is not None:
             extra.MessageExpiryInterval = expiry_s
         try:
-            return self._client.publish(topic, payload, qos, retain, extra).rc == mqtt.MQTT_ERR_SUCCESS
+            message = self._client.publish(topic, payload, qos, retain, extra)
         except ValueError:  # over the broker's packet size
             return False
+        if single:
+            self._unsent[topic] = message
+        return message.rc == mqtt.MQTT_ERR_SUCCESS
 
     def _no_delay(self, _client: mqtt.Client, _data: object, sock: object) -> None:
         # Without TCP_NODELAY a QoS 1 exchange on loopback takes 44 to 88 ms instead of 0.4 (Nagle and delayed ACK).
@@ -349,3 +362,8 @@ class MqttConnection:
                 "run cloud-server provision again",
                 reason,
             )
+
+
+def _is_written(message: mqtt.MQTTMessageInfo) -> bool:
+    """Whether a message of QoS 0 was written to the broker, or was dropped with its connection."""
+    return message.rc != mqtt.MQTT_ERR_SUCCESS or message.is_published()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,6 +125,19 @@ def test_the_time_of_an_idle_server_is_owed_for_two_seconds_at_most() -> None:
     refused = batcher.offer("second", "busy", 99.0)
     assert refused is not None
     assert refused.retry_after_ms == 2001
+
+
+@pytest.mark.parametrize("dear_is_refused", [False, True])
+def test_cheap_refused_requests_do_not_make_the_next_batch_longer(dear_is_refused: bool) -> None:
+    """As of pictures without a valid header, before pictures that take long, be they refused or not."""
+    batcher = Batcher(Clock(), bound=64, largest=16, share=0.25)
+    for cost_ms, answered in [(30.0, not dear_is_refused), *40 * [(0.1, False)]]:
+        batcher.offer("one", "rogue", 10.0)
+        batcher.take()
+        batcher.done([cost_ms], [answered])
+    for _ in range(16):
+        batcher.offer("dear", "rogue", 10.0)
+    assert len(batcher.take().ready) * 30.0 <= 100.0
 
 
 def test_what_never_ran_is_not_charged() -> None:

@@ -116,6 +116,14 @@ def test_a_server_without_the_file_is_reported_and_asked_again(site: Site, answe
     until(lambda: loader.errors == "")
 
 
+def test_an_endless_error_of_a_server_does_not_fill_log_and_status(site: Site) -> None:
+    site.server.spoil = lambda _, chunk: Chunk(chunk.offset, 0, b"", 200_000 * "x")
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    until(lambda: "the server says" in loader.errors)
+    assert len(loader.errors) < 1000
+
+
 def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow retrieval: a server that answers the requests of one file late or never."""
     monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
@@ -130,6 +138,25 @@ def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: py
     assert ready(loader).name == "vehicles"
     site.server.spoil = lambda _, chunk: chunk
     assert ready(loader).name == "animals"
+
+
+def test_pieces_that_nobody_asked_for_prolong_no_download(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
+    monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 1.0)
+    slow = site.bundle.manifest.models["animals"].sha256
+    site.server.spoil = lambda request, chunk: None if request.sha256 == slow else chunk
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).name == "base"
+    loader.request("animals")
+    loader.request("vehicles")
+
+    def another_is_ready() -> bool:
+        loader.receive(message(encode(Chunk(1, site.size("animals"), b"x"))), slow)
+        return not loader.ready.empty()
+
+    until(another_is_ready)
+    assert ready(loader).name == "vehicles"
 
 
 def test_repeated_requests_download_once(site: Site) -> None:

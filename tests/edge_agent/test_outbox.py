@@ -242,6 +242,25 @@ def test_a_frame_of_other_types_is_a_damaged_file(tmp_path: Path) -> None:
     assert (again.counts.damaged, again.sent) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("name", "damaged"),
+    [(b"CREATE TABLE", b"CREATE T\x94BLE"), (b"tableframes", b"table\x94rames"), (b"stored REAL", b"stired REAL")],
+)
+def test_a_damaged_name_in_the_file_is_a_damaged_file(tmp_path: Path, name: bytes, damaged: bytes) -> None:
+    """SQLite's error repeats the name, which is perhaps no text. It raises no error of a damaged file."""
+    device = Device(tmp_path)
+    device.store(*pictures(1))
+    device.outbox.stop()
+    path = tmp_path / "outbox.sqlite"
+    data = path.read_bytes()
+    assert name in data
+    path.write_bytes(data.replace(name, damaged))
+    again = Device(tmp_path)
+    again.outbox.step()
+    again.store(*pictures(1))
+    assert (again.counts.damaged, again.counts.stored) == (1, 1)
+
+
 def test_a_damaged_file_that_cannot_be_renamed_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "outbox.sqlite").write_bytes(b"no database " * 1000)
     device = Device(tmp_path)

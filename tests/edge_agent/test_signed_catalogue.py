@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from tuf.api.metadata import Metadata, Timestamp
 
 from cachenet.edge_agent.updates import signed_catalogue
 from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import COMMIT_AFTER
+from cachenet.models.signing import KeyDirectory
 from cachenet.shared.bundle.manifest import Bundle, digest
-from cachenet.shared.bundle.signing import Files
+from cachenet.shared.bundle.signing import Files, read_key, signed, utc
 from cachenet.shared.bundle.trust import TrustedRoot
 from cachenet.shared.transport import protocol
 from tests.edge_agent.loaders import Site, bundle, ready, site, small_chunks_and_short_timeouts, until
@@ -150,6 +153,54 @@ def test_damaged_state_is_replaced(repository: Repository) -> None:
     device.catalogue.work()
     device.receive(repository.publish())
     assert len(device.taken) == 2 and device.catalogue.error == ""
+
+
+@pytest.mark.parametrize("name", ["2.root.json", "timestamp.json"])
+def test_damage_within_the_stored_metadata_does_not_end_updates(repository: Repository, name: str) -> None:
+    """The file can still be read, but its time is another one, and nobody has signed it."""
+    KeyDirectory(repository.directory / "keys").rotate("root", utc(repository.now))
+    repository.sign()
+    repository.start_server()
+    device = Device(repository)
+    device.receive(repository.publish())
+    stored = repository.directory / "store/signed/tiny"
+    files = protocol.decode(stored.read_bytes(), protocol.SignedCatalogue, protocol.MAX_SIGNED).files
+    damaged = files[name].replace(b"1800000000", b"9800000000")
+    assert damaged != files[name]
+    stored.write_bytes(protocol.encode(protocol.SignedCatalogue({**files, name: damaged})))
+    device.restart()
+    device.receive(repository.publish())
+    assert len(device.taken) == 2 and device.catalogue.error == device.catalogue.stale == ""
+
+
+class _Beyond(datetime):
+    """A time after the end of Python's calendar."""
+
+    def timestamp(self) -> float:
+        return float(1 << 39)
+
+
+def test_a_time_after_the_end_of_the_calendar_ends_no_device(repository: Repository) -> None:
+    """The thief of a server's key signs it. A check that raises ends the process, again after each start."""
+    device, files = Device(repository), repository.publish()
+    timestamp = Metadata[Timestamp].from_bytes(files["timestamp.json"]).signed
+    forged = signed(timestamp, _Beyond(2027, 1, 1), read_key(repository.directory / "keys/server.key"))
+    device.receive({**files, "timestamp.json": forged})
+    device.restart()
+    device.catalogue.work()
+    repository.now += HOUR
+    device.receive(repository.publish())
+    assert device.taken[-1] == repository.bundle.data and device.catalogue.error == ""
+
+
+def test_a_candidate_that_an_earlier_run_has_stored_without_the_root_is_vouched_for(site: Site, bundle: Bundle) -> None:
+    site.store.stage(bundle.data, bundle.manifest)
+    loader = site.loader(root="a" * 64)
+    loader.announce(bundle.data)
+    ready(loader)
+    until(site.store.current)
+    assert site.store.root_of(bundle.data) == "a" * 64
+    loader.stop()
 
 
 def test_of_a_store_only_sets_of_the_trusted_root_are_used(site: Site, bundle: Bundle) -> None:

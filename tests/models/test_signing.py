@@ -93,6 +93,19 @@ def test_a_key_that_cannot_be_used_is_refused_by_name(keys: Path, bundle: Path) 
     refused("'model-builder keys' makes it", "sign", bundle, "--keys", bundle)
 
 
+@pytest.mark.parametrize("name", ["root", "targets"])
+def test_a_replaced_key_is_not_lost_if_the_power_fails_after_its_root_is_written(keys: Path, name: str) -> None:
+    former = (keys / f"{name}.key").read_bytes()
+    assert run("rotate", name, "--keys", keys).exit_code == 0
+    replacement = (keys / f"{name}.key").rename(keys / f"{name}.key.part").read_bytes()
+    (keys / f"{name}.key").write_bytes(former)
+    bundle = tiny_bundle(keys.parent / "bundle")
+    done = run("rotate", "server", "--keys", keys), run("sign", bundle, "--keys", keys)
+    assert [one.exit_code for one in done] == [0, 0]
+    assert (keys / f"{name}.key").read_bytes() == replacement
+    assert not (keys / f"{name}.key.part").exists()
+
+
 def test_without_the_library_one_line_names_the_extra(
     keys: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
