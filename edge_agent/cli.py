@@ -195,7 +195,7 @@ def forget(
         try:
             topics = forget_device.forget(one, name, discovery_prefix)
         except MqttError as error:
-            errors.append(f"{place}{error}")
+            errors.append(str(error) if place.removesuffix(": ") in str(error) else f"{place}{error}")
             continue
         for topic in topics:
             typer.echo(printable(f"{place}Emptied: {topic}"))

@@ -62,6 +62,7 @@ def test_each_broker_has_the_catalogue_and_its_own_replies(shards: Shards, bundl
 def test_a_dead_broker_does_not_stop_the_service_of_the_other(shards: Shards) -> None:
     device = Device(shards.second.port)
     device.ready()
+    shards.server.wait_for(f"connected to 127.0.0.1:{shards.first.port}")
     shards.first.kill()
     until(lambda: "connection lost" in shards.server.log())
     for _ in range(3):
@@ -77,8 +78,8 @@ def test_a_dead_broker_does_not_stop_the_service_of_the_other(shards: Shards) ->
 def test_an_agent_goes_on_with_another_broker_and_returns(
     shards: Shards, agents: Callable[..., AgentProcess], frames: Path, tmp_path: Path
 ) -> None:
-    store = str(tmp_path / "store")
-    agent = agents(str(frames), "--broker", shards.urls, "--store", store, "--fps", "20", "--deadline-ms", "5000")
+    flags = ("--store", str(tmp_path / "store"), "--set", "levels=base,cloud")  # the full model stays on the server
+    agent = agents(str(frames), "--broker", shards.urls, *flags, "--fps", "20", "--deadline-ms", "5000")
     agent.wait_for(3, "cloud")
     assert f"connected to 127.0.0.1:{shards.first.port}" in agent.log()
     shards.first.kill()
