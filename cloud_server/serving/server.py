@@ -20,7 +20,7 @@ from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport import protocol, version_1
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Link, Message, MqttConnection
 from cachenet.shared.transport.protocol import (
     Answer,
     BlobRequest,
@@ -257,7 +257,7 @@ class Server:
         why = "this device is over its quota and others wait" if refused.over_quota else "the server's queue is full"
         self._reply(refused.item, Rejection("busy", why, refused.retry_after_ms))
 
-    def _send_chunk(self, link: Link, device: str, message: Message) -> None:
+    def _send_chunk(self, link: MqttConnection, device: str, message: Message) -> None:
         request = _blob_request(message)
         payload = protocol.encode(self._blobs.chunk(request))
         # A device asks for the next piece of a file when it has the one before.
