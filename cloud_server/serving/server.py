@@ -69,10 +69,11 @@ class Server:
             full: Full model of the bundle.
             broker: Address of the broker.
             queue: Largest number of queued requests.
-            max_batch: Largest batch, unless the model fixes its batch.
+            max_batch: Largest batch, unless the model fixes its batch; of a model on a V2 server, the largest number of
+                requests on their way to that server.
             device_share: Quota of a device while others wait, as a share of the full model's time, above 0.
-            on_full_result: Called, on the worker's thread, with the answer to each picture that ran through the whole
-                model.
+            on_full_result: Called, on a thread of the worker, with the answer to each picture that ran through the
+                whole model.
             own_broker: Whether the broker is the embedded one, which is supervised elsewhere. Otherwise the server
                 probes the broker by a round trip, and removes useless retained messages.
             signer: Signs what the server publishes; None for an unsigned bundle.
@@ -88,11 +89,12 @@ class Server:
             full,
             bundle.manifest,
             queue,
-            full.batch or max_batch,
+            1 if full.remote else full.batch or max_batch,
             device_share,
             self._reply,
             self._count_batch,
             on_full_result,
+            concurrency=max_batch if full.remote else 1,
         )
         name = f"cloud-{secrets.token_hex(4)}"
         self._probe = RoundTripProbe(protocol.topic(name, "answer"))
@@ -143,9 +145,10 @@ class Server:
 
     def unhealthy_reason(self) -> str:
         """Why the server cannot answer; empty if it can."""
-        if not self._worker.thread.alive:
-            return "the full model's thread has ended; start the server again"
-        if fault := self._worker.thread.fault or self._prober.fault or self._renewer.fault:
+        threads = self._worker.threads
+        if not all(thread.alive for thread in threads):
+            return "a thread of the full model has ended; start the server again"
+        if fault := next((one.fault for one in (*threads, self._prober, self._renewer) if one.fault), ""):
             return f"a thread of the server fails ({fault}); see the server's log"
         return self._probe.error if self.connected else self._link.error
 
