@@ -50,7 +50,7 @@ class V2Server:
         class Handler(_Handler):
             owner = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._http = _Listener(("127.0.0.1", self.port), Handler)
         self._http.connections = []  # type: ignore[attr-defined]
         self.port = self._http.server_port
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
@@ -87,6 +87,10 @@ class V2Server:
         parts = [value.tobytes() for _, value in named]
         sizes = [{"parameters": {"binary_data_size": len(part)}} for part in parts]
         return {"outputs": [one | size for one, size in zip(described, sizes, strict=True)]}, b"".join(parts)
+
+
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 64  # of connections that come at the same time; beyond it the system resets them
 
 
 class _Handler(BaseHTTPRequestHandler):
