@@ -15,7 +15,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loads
 FIND_MOSQUITTO := { PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto && command -v mosquitto_rr; } >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick soak check aarch64 sbom clean mosquitto cameras
+.PHONY: help demo test quick soak check aarch64 sbom clean mosquitto cameras mlserver
 
 help:
 	@echo 'make demo    install what the demo needs and run it: broker, server and device on this machine (no root)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make quick   run the tests that need no broker and no training (a minute)'
 	@echo 'make soak    inject faults into agents, server and broker: make soak FAULTS=500 SEED=1 (4 s a fault)'
 	@echo 'make check   lint, formatting and types'
+	@echo 'make mlserver install MLServer into build/, for the tests of cloud-server run --executor v2 (400 MB)'
 	@echo 'make aarch64 run the agent on an emulated Raspberry Pi and compare its answers (root, Debian, some minutes)'
 	@echo 'make sbom    write the software bills of materials of agent and server to build/'
 	@echo 'make clean   remove .venv, build results and caches'
@@ -51,6 +52,16 @@ aarch64: $(VENV)/.dev-stamp
 	@command -v debootstrap >/dev/null && command -v qemu-aarch64-static >/dev/null || \
 		$(call apt,debootstrap qemu-user-static)
 	$(VENV)/bin/python -m benchmarks.aarch64 $(ARGS)
+
+# A server of the Open Inference Protocol. It pins older packages than the project, so it has an environment of its own.
+mlserver: build/mlserver/.stamp
+build/mlserver/.stamp: constraints.txt
+	rm -rf build/mlserver
+	$(PYTHON) -m venv build/mlserver
+	grep '^onnxruntime==' constraints.txt >build/mlserver/pin.txt
+	build/mlserver/bin/python -m pip install --disable-pip-version-check --quiet \
+		--constraint build/mlserver/pin.txt mlserver==1.7.1 onnxruntime
+	@touch $@
 
 # Software bills of materials in CycloneDX's format, the same bytes at every run. The environment has no pip, so it
 # holds what the program needs and nothing else.

@@ -25,6 +25,7 @@ from cachenet.cloud_server.fleet.rollout_command import rollout_command as rollo
 from cachenet.cloud_server.provision.provision import provision
 from cachenet.cloud_server.serving.full_model import load_full
 from cachenet.cloud_server.serving.server import Server
+from cachenet.cloud_server.serving.v2 import V2Model
 from cachenet.cloud_server.settings import EMBEDDED, Settings
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError
@@ -70,6 +71,8 @@ def run(
     Example: cloud-server run --bundle cifar10 --broker mqtt://one.example,mqtt://two.example
 
     Example: cloud-server run --bundle build/mine --fine-tune --key server.key
+
+    Example: cloud-server run --bundle cifar10 --executor v2 --v2-url http://triton.example:8000
     """
     logs.to_stderr(logging.DEBUG if verbose else logging.INFO)
     with ExitStack() as stack:
@@ -83,11 +86,12 @@ def run(
             endpoint = config.endpoint(settings.metrics) if settings.metrics else None
             if training is not None:
                 served = latest_update(configured, training)
+            remote = _remote(settings, served)
             if embedded is not None:
                 embedded.start()
                 stack.callback(embedded.stop)
             exit_kind = None if settings.early_exits == "off" else settings.early_exits
-            full = load_full(served, settings.provider, settings.threads, exit_kind)
+            full = load_full(served, settings.provider, settings.threads, exit_kind, remote)
             fine_tuner = None if training is None else FineTuner(configured, served, training)
             server = Server(
                 served,
@@ -102,7 +106,7 @@ def run(
                 canary=canary,
             )
             if endpoint is not None:
-                _serve_metrics(server, embedded, endpoint, settings.metrics, stack)
+                _serve_metrics(server, embedded, remote, endpoint, settings.metrics, stack)
         except UserError as error:
             exit.refuse("cloud-server", str(error))
         stopped = _on_signals()
@@ -159,15 +163,34 @@ def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, tuple[Address, .
     return None, addresses(settings.broker, password(settings.password_file), ca)
 
 
+def _remote(settings: Settings, bundle: Bundle) -> V2Model | None:
+    """The full model on a V2 server, if the settings select one. Raises ``UserError``."""
+    if settings.executor == "v2":
+        if settings.early_exits != "off":
+            raise config.ConfigError(
+                "early exits run in this process only; use --executor local, or --set early_exits=off"
+            )
+        return V2Model(settings.v2_url, bundle)
+    if settings.v2_url:
+        raise config.ConfigError("--v2-url is used with --executor v2 only; add that, or leave the address out")
+    return None
+
+
 def _serve_metrics(
-    server: Server, embedded: EmbeddedBroker | None, endpoint: tuple[str, int], shown: str, stack: ExitStack
+    server: Server,
+    embedded: EmbeddedBroker | None,
+    remote: V2Model | None,
+    endpoint: tuple[str, int],
+    shown: str,
+    stack: ExitStack,
 ) -> None:
     """Serve /metrics and /health on ``endpoint`` until ``stack`` is closed. Raises ``ConfigError``."""
     from cachenet.cloud_server.serving.metrics import MetricsCollector  # 30 ms, which a server without metrics saves
     from cachenet.shared.command import metrics_endpoint
 
     def unhealthy_reason() -> str:
-        return (embedded.error if embedded is not None else "") or server.unhealthy_reason()
+        broken = (embedded.error if embedded is not None else "") or server.unhealthy_reason()
+        return broken or (remote.not_ready() if remote is not None else "")
 
     try:
         stack.enter_context(metrics_endpoint.serve(MetricsCollector(server, embedded), unhealthy_reason, *endpoint))

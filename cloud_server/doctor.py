@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cachenet.cloud_server import v2_doctor
 from cachenet.cloud_server.settings import EMBEDDED, Settings
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
@@ -24,8 +25,8 @@ from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError, a
 
 ABOUT = """Check whether 'cloud-server run' would work with the same settings, and say how to solve each problem.
 
-It checks the clock, the broker, TLS, the password, the bundle, the disk and the full model, and estimates the requests
-per second. The exit code is 1 if there is a problem.
+It checks the clock, the broker, TLS, the password, the bundle, the disk and the full model, here or on the V2 server,
+and estimates the requests per second. The exit code is 1 if there is a problem.
 
 Example: cloud-server doctor --bundle cifar10
 
@@ -58,6 +59,9 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield Finding("bundle", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}, {signed}")
     if settings.fine_tune:
         yield _disk(settings, manifest)
+    if settings.executor == "v2":
+        yield from v2_doctor.findings(settings.v2_url, bundle, settings.max_batch)
+        return
     name = manifest.only("full")
     finding, session = diagnostics.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
     yield finding

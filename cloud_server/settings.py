@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -55,6 +55,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: Annotated[
         str, Meta(description="File with the CA certificate that verifies the broker's certificate, for mqtts.")
     ] = ""
+    executor: Annotated[
+        Literal["local", "v2"],
+        Meta(description="Place where the full model runs: local (in the server), or v2 (on the server at --v2-url)."),
+    ] = "local"
+    v2_url: Annotated[
+        str,
+        Meta(description="Address http[s]://host[:port] of a V2 server (Open Inference Protocol)."),
+    ] = ""
     provider: Annotated[
         Provider, Meta(description="Hardware that runs the full model: auto, cpu, cuda or tensorrt.")
     ] = "auto"
@@ -63,7 +71,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=1, le=64, description="Threads of the full model (default: OMP_NUM_THREADS, or one per processor)."),
     ] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, Meta(ge=1, le=1024, description="Largest number of requests in the queue.")] = 64
-    max_batch: Annotated[int, Meta(ge=1, le=256, description="Largest number of requests in one batch.")] = 16
+    max_batch: Annotated[
+        int,
+        Meta(
+            ge=1, le=256, description="Largest number of requests in one batch; with v2, on their way to that server."
+        ),
+    ] = 16
     device_share: Annotated[
         float,
         Meta(gt=0, le=1, description="Share of the server's time that a device may take while other devices wait."),

@@ -32,7 +32,7 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
 #: Flags of each program whose default is a number or a word.
 WITH_DEFAULT = {
     "cachenet.edge_agent": {"max_disagreement", "max_object_error", "mode", "deadline_ms", "provider"},
-    "cachenet.cloud_server": {"broker", "listen", "port", "provider", "work"},
+    "cachenet.cloud_server": {"broker", "executor", "listen", "port", "provider", "work"},
     "cachenet.models": {"frame_step", "decoder", "submodels", "epochs", "precision"},
 }
 

@@ -29,10 +29,15 @@ _MAX_RETRY_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[T]):
-    """Items to run now, and items that have expired; both in the order of the queue."""
+    """Items to run now, and items that have expired; both in the order of the queue.
+
+    Attributes:
+        charges: For each item to run, the queue that it was in and its expected cost, milliseconds.
+    """
 
     ready: list[QueuedItem[T]] = field(default_factory=list)
     expired: list[QueuedItem[T]] = field(default_factory=list)
+    charges: list[tuple[FairQueue[T], float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Batcher(Generic[T]):
         batcher = Batcher(time.monotonic, bound=64, largest=16, share=0.25)
         batcher.offer("request", "cam1", budget_s=0.25)
         batch = batcher.take()
-        batcher.done([20.0])
+        batcher.done(batch, [20.0])
     """
 
     def __init__(self, clock: Callable[[], float], bound: int, largest: int, share: float) -> None:
@@ -72,8 +77,8 @@ class Batcher(Generic[T]):
         self._accounts = Accounts(clock, share)
         self._queue: FairQueue[T] = FairQueue(self._accounts.expected_ms)
         self._background: FairQueue[T] = FairQueue(self._accounts.expected_ms)
-        #: Queue, device and expected cost of each item of the last batch.
-        self._taken: list[tuple[FairQueue[T], str, float]] = []
+        #: Number of batches that are taken and not done.
+        self._running = 0
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._background)
@@ -109,11 +114,10 @@ class Batcher(Generic[T]):
     def take(self) -> Batch[T]:
         """Remove and return the next batch. Expired items do not count towards its size, and cost their device nothing.
 
-        Call ``done`` before the next batch is taken.
+        Call ``done`` once with each batch that has items to run.
         """
         batch: Batch[T] = Batch()
         now, total_ms = self._clock(), 0.0
-        self._taken = []
         for queue, largest in ((self._queue, self._largest), (self._background, 1)):
             while queue and len(batch.ready) < largest:
                 device = queue.next()
@@ -125,22 +129,24 @@ class Batcher(Generic[T]):
                     break
                 total_ms += expected_ms
                 batch.ready.append(queue.serve(device))
-                self._taken.append((queue, device, expected_ms))
+                batch.charges.append((queue, expected_ms))
+        self._running += bool(batch.ready)
         return batch
 
-    def done(self, costs_ms: Sequence[float], answered: Sequence[bool] | None = None) -> None:
-        """Charge the devices of the last batch.
+    def done(self, batch: Batch[T], costs_ms: Sequence[float], answered: Sequence[bool] | None = None) -> None:
+        """Charge the devices of a batch.
 
         Args:
             costs_ms: Time that each of its items took, in order, milliseconds.
             answered: Whether the model has answered each of them; None: all.
         """
-        for index, ((queue, device, expected_ms), cost_ms) in enumerate(zip(self._taken, costs_ms, strict=True)):
-            queue.correct(device, cost_ms - expected_ms)
-            self._accounts.charge(device, cost_ms, answered is None or answered[index])
-        self._taken = []
+        charged = zip(batch.ready, batch.charges, costs_ms, answered or [True] * len(costs_ms), strict=True)
+        for queued, (queue, expected_ms), cost_ms, was_answered in charged:
+            queue.correct(queued.device, cost_ms - expected_ms)
+            self._accounts.charge(queued.device, cost_ms, was_answered)
+        self._running -= bool(batch.ready)
         for queue in (self._queue, self._background):
-            queue.settle(idle=len(self) == 0)
+            queue.settle(idle=self._running == 0 and len(self) == 0)
 
     def drain(self) -> list[T]:
         """Remove and return all items."""

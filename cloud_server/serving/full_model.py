@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
+from cachenet.cloud_server.serving.v2 import V2Error, V2Model
 from cachenet.shared.bundle.manifest import Bundle, ExitKind
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
-from cachenet.shared.inference.engine import EngineError, Provider, Session
+from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session
 from cachenet.shared.inference.image import Input, Picture, Tensor, blank, crop, preprocessor
 from cachenet.shared.media.pictures import USEFUL_PIXELS, decode
+
+log = logging.getLogger(__name__)
 
 
 def useful_pixels(spec: Input) -> int:
@@ -30,7 +35,14 @@ class FullModel:
         [result] = model.run([model.prepare(png)], [None])
     """
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int, exit_kind: ExitKind | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        provider: Provider,
+        threads: int,
+        exit_kind: ExitKind | None = None,
+        remote: V2Model | None = None,
+    ) -> None:
         """Load the model and run it once.
 
         Args:
@@ -38,6 +50,7 @@ class FullModel:
             provider: Hardware to run on.
             threads: Number of threads of the model.
             exit_kind: Kind of early exits; None for none.
+            remote: The model on a V2 server, which need not be reachable yet; None to run it in this process.
 
         Raises:
             EngineError: The model cannot run, or does not fit its labels.
@@ -48,20 +61,25 @@ class FullModel:
         self.sha256 = model.sha256
         self._input = model.input
         self._preprocess = preprocessor(model.input)
-        self._model: Session | EarlyExitModel
+        self._classes = len(manifest.labels)
+        self._model: Session | EarlyExitModel | V2Model
+        #: Whether a V2 server runs the model, and takes several runs at a time.
+        self.remote = remote is not None
         #: Number of pictures of every run, where the model fixes it.
         self.batch: int | None = None
-        if exit_kind is None:
+        if remote is not None:
+            self._model = remote
+        elif exit_kind is None:
             self._model = Session(bundle.path(self.name), provider, threads).check_classifier()
             self.batch = self._model.batch
         else:
             self._model = load(manifest, exit_kind, bundle.find, provider, threads, random.Random().random)
         self.provider = self._model.provider
-        classes = len(manifest.labels)
         # The first run is the slowest: ONNX Runtime plans memory and selects kernels. No request should wait for it.
-        logits = self.run([blank(model.input)], [None])[0].logits[None]
-        if logits.shape != (1, classes) or not np.isfinite(logits).all():
-            raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
+        with _later_if_unreachable():
+            logits = self._checked(self.run([blank(model.input)], [None])[0].logits[None], 1)
+            if not np.isfinite(logits).all():
+                raise EngineError(f"{self.name}: gives scores that are not finite")
 
     def prepare(self, picture: bytes) -> Tensor:
         """Decode a PNG or JPEG to the model's input. Raises ``BadPicture`` if it is no picture, or too large."""
@@ -83,7 +101,14 @@ class FullModel:
         batch = np.concatenate(tensors)
         if isinstance(self._model, EarlyExitModel):
             return self._model.run(batch, contexts)
-        return [ExitResult(logits, int(logits.argmax())) for logits in self._model.run(batch)]
+        return [
+            ExitResult(logits, int(logits.argmax())) for logits in self._checked(self._model.run(batch), len(batch))
+        ]
+
+    def _checked(self, logits: Logits, pictures: int) -> Logits:
+        if logits.shape != (pictures, self._classes):
+            raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {self._classes} labels")
+        return logits
 
 
 class FullDetector:
@@ -97,19 +122,26 @@ class FullDetector:
     #: Number of pictures of a run. Larger batches would delay replies, which are worth less with each frame.
     batch = 1
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
-        """Load the detector and run it once. Raises ``EngineError`` if it cannot run, or does not fit its decoder."""
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, remote: V2Model | None = None) -> None:
+        """Load the detector and run it once; for ``remote`` see ``FullModel``.
+
+        Raises:
+            EngineError: It cannot run, or does not fit its decoder.
+        """
         manifest = bundle.manifest
         self.name = manifest.only("full")
         model = manifest.models[self.name]
         self.sha256 = model.sha256
         assert model.decoder is not None  # the manifest was checked
-        session = Session(bundle.path(self.name), provider, threads)
+        #: Whether a V2 server runs the model, and takes several runs at a time.
+        self.remote = remote is not None
+        session = remote or Session(bundle.path(self.name), provider, threads)
         self.provider = session.provider
         self._detect = Detector(session.run_all, model.input, model.decoder)
         self._useful = useful_pixels(model.input)
         width, height = model.input.size
-        self._detect(np.zeros((height, width, 3), np.uint8))  # the first run is the slowest
+        with _later_if_unreachable():
+            self._detect(np.zeros((height, width, 3), np.uint8))  # the first run is the slowest
 
     def prepare(self, picture: bytes) -> Picture:
         """Decode a PNG or JPEG. Raises ``BadPicture`` if it is no picture, or too large."""
@@ -125,11 +157,24 @@ class FullDetector:
 
 
 def load_full(
-    bundle: Bundle, provider: Provider, threads: int, exit_kind: ExitKind | None = None
+    bundle: Bundle,
+    provider: Provider,
+    threads: int,
+    exit_kind: ExitKind | None = None,
+    remote: V2Model | None = None,
 ) -> FullModel | FullDetector:
     """The full model of a bundle for its task; see ``FullModel``. Raises ``EngineError``."""
     if bundle.manifest.task == "classification":
-        return FullModel(bundle, provider, threads, exit_kind)
+        return FullModel(bundle, provider, threads, exit_kind, remote)
     if exit_kind is not None:
         raise EngineError(f"{bundle.manifest.name}: detectors have no early exits; use --set early_exits=off")
-    return FullDetector(bundle, provider, threads)
+    return FullDetector(bundle, provider, threads, remote)
+
+
+@contextmanager
+def _later_if_unreachable() -> Iterator[None]:
+    """Log the error of a V2 server: each request tries again."""
+    try:
+        yield
+    except V2Error as error:
+        log.warning("%s; each request tries again", error)

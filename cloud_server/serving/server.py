@@ -72,10 +72,11 @@ class Server:
             full: Full model of the bundle.
             brokers: Addresses of the brokers.
             queue: Largest number of queued requests.
-            max_batch: Largest batch, unless the model fixes its batch.
+            max_batch: Largest batch, unless the model fixes its batch; of a model on a V2 server, the largest number of
+                requests on their way to that server.
             device_share: Quota of a device while others wait, as a share of the full model's time, above 0.
-            on_full_result: Called, on the worker's thread, with the answer to each picture that ran through the whole
-                model.
+            on_full_result: Called, on a thread of the worker, with the answer to each picture that ran through the
+                whole model.
             own_broker: Whether the broker is the embedded one, which is supervised elsewhere. Otherwise the server
                 probes each broker by a round trip, and removes useless retained messages.
             signer: Signs what the server publishes; None for an unsigned bundle.
@@ -93,11 +94,12 @@ class Server:
             full,
             bundle.manifest,
             queue,
-            full.batch or max_batch,
+            1 if full.remote else full.batch or max_batch,
             device_share,
             self._reply,
             self._count_batch,
             on_full_result,
+            concurrency=max_batch if full.remote else 1,
         )
         name = f"cloud-{secrets.token_hex(4)}"
         topics = () if self._rollout is None else self._rollout.topics
@@ -144,9 +146,10 @@ class Server:
 
     def unhealthy_reason(self) -> str:
         """Why the server cannot answer; empty if it can, to the devices of one broker at least."""
-        if not self._worker.thread.alive:
-            return "the full model's thread has ended; start the server again"
-        faults = [self._worker.thread.fault, self._renewer.fault, *(shard.fault for shard in self._shards)]
+        threads = self._worker.threads
+        if not all(thread.alive for thread in threads):
+            return "a thread of the full model has ended; start the server again"
+        faults = [self._renewer.fault, *(one.fault for one in threads), *(one.fault for one in self._shards)]
         if fault := next(filter(None, faults), ""):
             return f"a thread of the server fails ({fault}); see the server's log"
         errors = [shard.error for shard in self._shards]

@@ -1,7 +1,8 @@
-"""The thread that runs the full model.
+"""The threads that run the full model.
 
-There is one thread because the model's own threads already share the processors: two runs at a time would each take
-twice as long, and their batches would be half as large.
+A model in this process has one thread, because its own threads already share the processors: two runs at a time would
+each take twice as long, and their batches would be half as large. A model on a V2 server has a thread for each request
+on its way there: that server makes the batches.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Worker:
         on_batch: Callable[[], None],
         on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        concurrency: int = 1,
     ) -> None:
         """Create a worker that is not yet started.
 
@@ -87,26 +89,28 @@ class Worker:
             manifest: Manifest of the served bundle.
             queue: Largest number of queued jobs.
             max_batch: Largest number of jobs in a batch.
-            device_share: Quota of a device while others wait, as a share of the thread's time, above 0.
-            reply: Sends a reply; called on the worker's thread, and by ``stop``.
+            device_share: Quota of a device while others wait, as a share of the threads' time, above 0.
+            reply: Sends a reply; called on the worker's threads, and by ``stop``.
             on_batch: Called after every batch.
             on_full_result: Called with the answer to every picture that ran through the whole model.
             clock: Returns the time, seconds.
+            concurrency: Number of batches that run at a time, each in a thread of its own.
         """
         #: Manifest that submodels are recommended from; may be replaced at any time.
         self.manifest = manifest
         self._model = model
         self._temperature = manifest.models[model.name].temperature
         self._batcher: Batcher[Job] = Batcher(clock, queue, max_batch, device_share)
-        self._clock = clock
+        self._clock, self._concurrency = clock, concurrency
         self._reply, self._on_batch, self._on_full_result = reply, on_batch, on_full_result
         self._changed = threading.Condition()
         self._stopping = False
-        #: The thread, for its state.
-        self.thread = SupervisedThread("full-model", self._work)
+        #: The threads, for their state.
+        self.threads = [SupervisedThread("full-model", self._work) for _ in range(concurrency)]
 
     def start(self) -> None:
-        self.thread.start()
+        for thread in self.threads:
+            thread.start()
 
     def submit(self, job: Job) -> Refused[Job] | None:
         """Queue ``job``. Returns the job, this one or another, that the caller must refuse; None for none."""
@@ -123,15 +127,17 @@ class Worker:
         return len(self._batcher)
 
     def stop(self, timeout_s: float) -> bool:
-        """Refuse all queued jobs and wait for the running batch. False if the batch runs longer than ``timeout_s``."""
+        """Refuse all queued jobs and wait for running batches. False if one runs longer than ``timeout_s``."""
+        ends = time.monotonic() + timeout_s
         with self._changed:
             self._stopping = True
-            self.thread.stopping.set()
+            for thread in self.threads:
+                thread.stopping.set()
             jobs = self._batcher.drain()
-            self._changed.notify()
+            self._changed.notify_all()
         for job in jobs:
             self._send(job, _STOPPING)
-        return self.thread.stop(timeout_s)
+        return all(thread.stop(max(0.0, ends - time.monotonic())) for thread in self.threads)
 
     def _work(self) -> None:
         """Wait for the next batch and run it."""
@@ -144,9 +150,9 @@ class Worker:
             self._send(queued.item, Rejection("expired", "the time budget ended in the server's queue"))
         costs_ms = [0.0] * len(batch.ready)
         replies = self._replies_or_rejections(batch.ready, costs_ms) if batch.ready else []
-        with self._changed:
-            # Before a reply lets its device ask again.
-            self._batcher.done(costs_ms, [not isinstance(reply, Rejection) for reply in replies])
+        with self._changed:  # before a reply lets its device ask again
+            answered = [not isinstance(reply, Rejection) for reply in replies]
+            self._batcher.done(batch, [cost / self._concurrency for cost in costs_ms], answered)
         for queued, reply in zip(batch.ready, replies, strict=True):
             self._send(queued.item, reply)
         if batch.ready:

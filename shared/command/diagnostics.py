@@ -24,7 +24,7 @@ from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.command import config, exit
 from cachenet.shared.command.text import printable
 from cachenet.shared.inference.detector import Detector
-from cachenet.shared.inference.engine import EngineError, Provider, Session
+from cachenet.shared.inference.engine import EngineError, Network, Provider, Session
 from cachenet.shared.inference.image import Picture, crop, preprocessor
 from cachenet.shared.transport import mqtt_errors
 from cachenet.shared.transport.mqtt import Address
@@ -190,9 +190,9 @@ def model(
         started = time.monotonic()
         session = Session(path, provider, threads)
         took = time.monotonic() - started
-        says = _golden_answer(name, session, manifest)
+        says = golden_answer(name, session, manifest)
         if session.provider != "CPUExecutionProvider":
-            other = _golden_answer(name, Session(path, "cpu"), manifest)
+            other = golden_answer(name, Session(path, "cpu"), manifest)
             if other != says:
                 text = f"{name}: {session.provider} {says}, the processor {other}"
                 return Finding(what, "problem", f"{text}; use --provider cpu, and look after the driver"), None
@@ -202,8 +202,8 @@ def model(
     return Finding(what, "ok", f"{text}{',' if says.startswith('runs') else ' and'} {says}"), session
 
 
-def _golden_answer(name: str, session: Session, manifest: Manifest) -> str:
-    """What a model says of the test picture. Raises ``EngineError``."""
+def golden_answer(name: str, session: Network, manifest: Manifest) -> str:
+    """What a model of a bundle says of the test picture. Raises ``EngineError``."""
     model = manifest.models[name]
     if model.decoder is not None:
         found = Detector(session.run_all, model.input, model.decoder)(golden())

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,27 @@ class EngineError(UserError):
     """A model that cannot be loaded or run. The message says what to do."""
 
 
+class TensorInfo(NamedTuple):
+    """An input or output of a model.
+
+    Attributes:
+        type: ONNX Runtime's name of the element type, such as ``float`` or ``int64``.
+        shape: Sizes; -1 for any.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+
+class Network(Protocol):
+    """What runs a model on a batch ``(n, channels, height, width)``; see ``Session``."""
+
+    def run(self, batch: Batch) -> Logits: ...
+
+    def run_all(self, batch: Batch) -> list[npt.NDArray[Any]]: ...
+
+
 class Session:
     """One loaded model. Safe to run from several threads."""
 
@@ -72,6 +93,14 @@ class Session:
         #: Batch size that the model requires; None for any.
         self.batch = next((size for size in inputs[0].shape[:1] if isinstance(size, int)), None)
         self.provider = self._session.get_providers()[0]
+
+    def inputs(self) -> list[TensorInfo]:
+        """The inputs of the model, in order."""
+        return [_tensor_info(one) for one in self._session.get_inputs()]
+
+    def outputs(self) -> list[TensorInfo]:
+        """The outputs of the model, in order."""
+        return [_tensor_info(one) for one in self._session.get_outputs()]
 
     def check_classifier(self) -> Session:
         """This session, if its model can be a classifier's. Raises ``EngineError`` if it has several outputs."""
@@ -126,6 +155,11 @@ class ModelPart:
         except Exception as error:
             raise EngineError(f"inference failed ({first_line(error)})") from None
         return dict(zip(self.gives, outputs, strict=True))
+
+
+def _tensor_info(node: ort.NodeArg) -> TensorInfo:
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorInfo(node.name, node.type.removeprefix("tensor(").removesuffix(")"), shape)
 
 
 def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> ort.InferenceSession:

@@ -77,6 +77,20 @@ def read(data: bytes) -> SplitModel:
     return SplitModel(image, output, frame, nodes, weights)
 
 
+def tensor_names(data: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs, without weights, and of the outputs of an ONNX file, in order. Raises ``SegmentError``."""
+    try:
+        graph = list(_fields(next(value for number, value, _ in _fields(data) if number == _GRAPH)))
+        weights = {_text(value, _WEIGHT_NAME) for number, value, _ in graph if number == _WEIGHT}
+        inputs, outputs = (
+            tuple(_text(value, _VALUE_NAME) for number, value, _ in graph if number == wanted)
+            for wanted in (_INPUT, _OUTPUT)
+        )
+    except (StopIteration, IndexError, ValueError):
+        raise SegmentError("it is not an ONNX file") from None
+    return tuple(name for name in inputs if name not in weights), outputs
+
+
 def cut(model: SplitModel, places: Sequence[Sequence[str]]) -> list[Segment]:
     """Split a model.
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import simpy
 
-from cachenet.cloud_server.serving.batcher import Batcher
-from cachenet.cloud_server.serving.fair_queue import QueuedItem
+from cachenet.cloud_server.serving.batcher import Batch, Batcher
 from cachenet.cloud_server.serving.selector import recommend
 from cachenet.cloud_server.settings import Settings
 from cachenet.models.export.cost import Cost
@@ -74,11 +73,11 @@ class Servers:
         self._busy[which] = bool(batch.ready)
         if batch.ready:
             seconds = self._profile.seconds(self._full, len(batch.ready))
-            after(self._env, seconds, partial(self._finish, which, batch.ready, 1000 * seconds / len(batch.ready)))
+            after(self._env, seconds, partial(self._finish, which, batch, 1000 * seconds / len(batch.ready)))
 
-    def _finish(self, which: int, ready: list[QueuedItem[ServerRequest]], cost_ms: float) -> None:
-        self._batchers[which].done([cost_ms] * len(ready))
-        for request in (queued.item for queued in ready):
+    def _finish(self, which: int, batch: Batch[ServerRequest], cost_ms: float) -> None:
+        self._batchers[which].done(batch, [cost_ms] * len(batch.ready))
+        for request in (queued.item for queued in batch.ready):
             advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent, "")
             request.on_reply(request.logits, advice, "")
         self._run_batch(which)

@@ -25,18 +25,19 @@ def items(queued: list) -> list:
 
 def serve(batcher: Batcher, clock: Clock, cost_ms: float = 1.0) -> list:
     """Run the next batch in ``cost_ms`` for each item."""
-    ready = batcher.take().ready
-    clock.now += len(ready) * cost_ms / 1000
-    batcher.done([cost_ms] * len(ready))
-    return items(ready)
+    batch = batcher.take()
+    clock.now += len(batch.ready) * cost_ms / 1000
+    batcher.done(batch, [cost_ms] * len(batch.ready))
+    return items(batch.ready)
 
 
 def test_a_full_queue_accepts_no_item_until_a_batch_leaves() -> None:
     batcher = Batcher(Clock(), bound=2, largest=1, share=1.0)
     refused = [batcher.offer(item, item, 1.0) for item in "abc"]
     assert [one and one.item for one in refused] == [None, None, "c"]
-    assert items(batcher.take().ready) == ["a"]
-    batcher.done([1.0])
+    batch = batcher.take()
+    assert items(batch.ready) == ["a"]
+    batcher.done(batch, [1.0])
     assert batcher.offer("d", "d", 1.0) is None
     assert batcher.drain() == ["b", "d"]
     assert len(batcher) == 0
@@ -145,8 +146,9 @@ def test_what_never_ran_is_not_charged() -> None:
     batcher = Batcher(clock, bound=64, largest=1, share=0.001)
     for number in range(20):
         batcher.offer(number, "late", 0.0)
-    assert len(batcher.take().expired) == 20
-    batcher.done([])
+    batch = batcher.take()
+    assert len(batch.expired) == 20
+    batcher.done(batch, [])
     batcher.offer("question", "honest", 10.0)
     assert [batcher.offer(number, "late", 1.0) for number in range(5)] == [None] * 5, "its bucket is still full"
 
@@ -164,9 +166,10 @@ def test_devices_with_queued_items_get_equal_time_within_a_largest_item_of_each(
     served, left = dict.fromkeys(jobs, 0.0), {device: len(own) for device, own in jobs.items()}
     largest = max(max(own) for own in jobs.values())
     while min(left.values()) > 0:
-        (one,) = batcher.take().ready
+        batch = batcher.take()
+        (one,) = batch.ready
         clock.now += one.item / 1000
-        batcher.done([one.item])
+        batcher.done(batch, [one.item])
         served[one.device] += one.item
         left[one.device] -= 1
         assert max(served.values()) - min(served.values()) <= 2 * largest + 1e-6
@@ -182,10 +185,10 @@ def test_a_device_alone_gets_every_place_and_all_time_whatever_it_has_spent(
         assert [batcher.offer(cost, "alone", math.inf) for cost in jobs] == [None] * len(jobs)
         received = []
         while batcher:
-            ready = batcher.take().ready
-            assert ready, "an idle server with a queued item runs it"
-            batcher.done([one.item for one in ready])
-            received += items(ready)
+            batch = batcher.take()
+            assert batch.ready, "an idle server with a queued item runs it"
+            batcher.done(batch, [one.item for one in batch.ready])
+            received += items(batch.ready)
         assert received == jobs
 
 
@@ -232,7 +235,7 @@ def test_every_item_leaves_exactly_once_and_in_the_order_of_its_device(
         if step == "take":
             length_before = len(batcher)
             batch = batcher.take()
-            batcher.done([30.0] * len(batch.ready))
+            batcher.done(batch, [30.0] * len(batch.ready))
             assert len(batch.ready) <= largest
             assert bool(batch.ready or batch.expired) == (length_before > 0)
             assert all(clock.now < one.expires for one in batch.ready)

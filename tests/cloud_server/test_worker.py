@@ -112,6 +112,24 @@ def test_jobs_that_arrive_during_a_run_share_the_next_run(manifest: Manifest) ->
         assert [answer.timing.batch for _, answer in received if isinstance(answer, Answer)] == [1, 4, 4, 4, 4, 1]
 
 
+def test_several_threads_run_as_many_jobs_at_a_time_and_the_quota_counts_a_part_of_each(manifest: Manifest) -> None:
+    model, replies, now = Model(), Replies(), [0.0]
+    worker = Worker(model, manifest, 16, 1, 1.0, replies, lambda: None, clock=lambda: now[0], concurrency=3)
+    worker.start()
+    for picture in "01234":
+        worker.submit(job(picture))
+    for _ in range(3):
+        assert model.started.acquire(timeout=_BOUND_S)
+    assert not model.started.acquire(timeout=0.05), "a fourth job runs"
+    assert worker.waiting == 2
+    now[0] = 0.3
+    model.go.release(100)
+    assert {picture for picture, _ in replies.wait(5)} == set("01234")
+    assert model.sizes == [1] * 5
+    assert worker._batcher._accounts.expected_ms("cam") <= 100.0 + 1e-9, "300 ms of one thread of three"
+    assert worker.stop(_BOUND_S)
+
+
 def test_bad_and_expired_requests_do_not_affect_others_of_the_batch(manifest: Manifest) -> None:
     model = Model()
     with working(manifest, model) as (worker, replies):
@@ -257,6 +275,6 @@ def test_the_worker_goes_on_after_exceptions_of_any_kind(manifest: Manifest) -> 
         worker.submit(job("2"))
         replies.wait(3)
         assert replies.kinds() == {"0": "answer", "1": "busy", "2": "answer"}
-        assert worker.thread.alive
+        assert all(thread.alive for thread in worker.threads)
     finally:
         assert worker.stop(_BOUND_S)
