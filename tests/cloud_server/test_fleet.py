@@ -152,6 +152,13 @@ def test_text_of_a_device_cannot_move_the_cursor() -> None:
     assert "failed" in shown
 
 
+def test_the_text_counts_no_devices_and_one() -> None:
+    fleet = Fleet(lambda: 0.0)
+    assert text.lines(fleet.summary()) == ["no devices"]
+    status(fleet, "cam", "offline")
+    assert text.lines(fleet.summary())[0] == "1 device: 1 offline; 1 with findings"
+
+
 def test_the_text_lists_the_devices_with_findings_alone() -> None:
     fleet = Fleet(lambda: 0.0)
     for number in range(30):
