@@ -72,6 +72,8 @@ def run(
 
     Example: cloud-server run --bundle build/mine --fine-tune --key server.key
 
+    Example: cloud-server run --bundle build/mine --canary build/newer --set canary_share=0.1
+
     Example: cloud-server run --bundle cifar10 --executor v2 --v2-url http://triton.example:8000
     """
     logs.to_stderr(logging.DEBUG if verbose else logging.INFO)

@@ -59,7 +59,7 @@ STOP_S = 30.0
 
 @app.callback()
 def _root(version: Version = False) -> None:
-    """Classify camera frames on a small device, and send uncertain frames to a server.
+    """Answer camera frames on a small device, and ask a server about those that it is not sure of.
 
     Example: edge-agent run camera:0 --broker mqtt://server.local
     """

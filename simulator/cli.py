@@ -288,10 +288,9 @@ def replay(
 
     With --what-if nothing is checked: the stream is answered under other settings, side by side with the log.
 
-    Example: simulator replay build/decisions.jsonl --stream build/dwell
+    Example: simulator replay d.jsonl --stream stream
 
-    Example: simulator replay build/decisions.jsonl --stream build/dwell --what-if max_disagreement=0.05
-    --what-if levels=frames,base
+    Example: simulator replay d.jsonl --stream stream --what-if max_disagreement=0.05 --what-if levels=frames,base
     """
     if changes:
         _what_if(log, stream_dir, bundle, changes, as_json)

@@ -59,6 +59,8 @@ def fleet(
     logs.to_stderr(logging.WARNING if listen else logging.ERROR)
     try:
         where, groups = brokers(broker, password_file, ca), _groups(group or ())
+        if listen and (as_json or html is not None):
+            raise config.ConfigError("--listen serves the page until Ctrl-C: leave out --json and --html")
         endpoint = config.endpoint(listen) if listen else None
         devices = Fleet(time.monotonic, groups)
         reader = BrokerReader(

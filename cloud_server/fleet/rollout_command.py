@@ -62,6 +62,8 @@ def rollout_command(
     Example: cloud-server rollout --broker mqtt://server.local
 
     Example: cloud-server rollout promote --broker mqtt://server.local
+
+    Example: cloud-server rollout resume --share 0.5 --broker mqtt://server.local
     """
     logs.to_stderr(logging.ERROR)
     try:
@@ -131,7 +133,7 @@ def lines(summary: Summary) -> list[str]:
         found.append(printable(f"{own.bundle}: {own.line}, {own.share:.0%} of the devices {own.devices}"))
         found.append("version   devices  failed updates  audits  wrong   frames  errors")
         found += [_line(versions.get(version, Version(version))) for version in (own.canary, own.stable)]
-    return found or ["no rollout"]
+    return found or ["no rollout; 'cloud-server run --canary' begins one"]
 
 
 def _line(own: Version) -> str:

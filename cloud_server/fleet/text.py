@@ -12,8 +12,10 @@ _HEAD = ("device", "state", "bundle", "local", "error", "at most", "ms")
 
 def lines(summary: Summary) -> list[str]:
     """Counts, and a table of the devices with findings, or of the first ones if there are none."""
-    states = ", ".join(f"{count} {state}" for state, count in summary.states.items()) or "none"
-    found = [f"{summary.devices} devices: {states}; {summary.with_findings} with findings"]
+    if not summary.devices:
+        return ["no devices"]
+    states = ", ".join(f"{count} {state}" for state, count in summary.states.items())
+    found = [f"{summary.devices} device{'s' * (summary.devices != 1)}: {states}; {summary.with_findings} with findings"]
     rows = [row for row in summary.rows if row.severity] or summary.rows
     shown = rows[:MAX_ROWS]
     if shown:

@@ -75,15 +75,11 @@ def report(
     streams: Annotated[int, typer.Option(help="Number of streams to replay.", min=1)] = 20,
     frames: Annotated[int, typer.Option(help="Number of frames of a stream.", min=16)] = 1000,
     page: Annotated[Path | None, typer.Option("--html", help="File for an HTML page with figures.")] = None,
-    worst: Annotated[
-        bool, typer.Option("--worst", help="Whether only the frames behind most errors are listed.")
-    ] = False,
-    sheet: Annotated[Path | None, typer.Option("--draw", help="PNG file for these frames.")] = None,
+    worst: Annotated[bool, typer.Option("--worst", help="List only the frames with most errors.")] = False,
+    sheet: Annotated[Path | None, typer.Option("--draw", help="PNG file for the frames that --worst lists.")] = None,
     learning_curve: Annotated[
         bool,
-        typer.Option(
-            "--learning-curve", help="Whether only what more frames would buy is estimated. Trains for some minutes."
-        ),
+        typer.Option("--learning-curve", help="Estimate only what more frames would gain. Trains for some minutes."),
     ] = False,
     work: Work = None,
     threads: Threads = DEFAULT_THREADS,
@@ -96,7 +92,9 @@ def report(
 
     Example: model-builder report cifar10 --html report.html
 
-    Example: model-builder report build/mine --data later.mp4 --worst --draw worst.png --learning-curve
+    Example: model-builder report build/mine --data later.mp4 --worst --draw worst.png
+
+    Example: model-builder report build/mine --data later.mp4 --learning-curve
     """
     with options.user_errors(page):
         options.check_paths(data=data)

@@ -123,7 +123,9 @@ class _Replay:
     def __init__(self, begun: decision_log.CascadeCreated, bundle: Bundle, log: Path) -> None:
         """Raises ``BadLog``."""
         if begun.version != bundle.version:
-            raise BadLog(f"{log} is of version {begun.version[:12]} of its bundle, not of {bundle.version[:12]}")
+            raise BadLog(
+                f"{log} is of bundle version {begun.version[:12]}; give that bundle, not {bundle.version[:12]}"
+            )
         self._settings, self._log = begun.settings, log
         self._pipeline = pipeline_for(begun.settings, bundle.manifest)
         self._load = loader(bundle, begun.settings, self._pipeline)

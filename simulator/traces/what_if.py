@@ -151,7 +151,9 @@ class _Run:
     ) -> None:
         """Raises ``BadLog`` and ``ConfigError``."""
         if begun.version != bundle.version:
-            raise BadLog(f"{log} is of version {begun.version[:12]} of its bundle, not of {bundle.version[:12]}")
+            raise BadLog(
+                f"{log} is of bundle version {begun.version[:12]}; give that bundle, not {bundle.version[:12]}"
+            )
         manifest = bundle.manifest
         self._settings, self._full_name = begun.settings, manifest.only("full")
         self.budget = begun.settings.budget_for(manifest.task)

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from cachenet.cloud_server.cli import app
 from cachenet.cloud_server.fleet import text
 from cachenet.cloud_server.fleet.assessment import MAX_PERIODS, assess
 from cachenet.cloud_server.fleet.fleet import MAX_DEVICES, Fleet
@@ -152,6 +154,13 @@ def test_text_of_a_device_cannot_move_the_cursor() -> None:
     assert "failed" in shown
 
 
+def test_the_text_counts_no_devices_and_one() -> None:
+    fleet = Fleet(lambda: 0.0)
+    assert text.lines(fleet.summary()) == ["no devices"]
+    status(fleet, "cam", "offline")
+    assert text.lines(fleet.summary())[0] == "1 device: 1 offline; 1 with findings"
+
+
 def test_the_text_lists_the_devices_with_findings_alone() -> None:
     fleet = Fleet(lambda: 0.0)
     for number in range(30):
@@ -161,3 +170,10 @@ def test_the_text_lists_the_devices_with_findings_alone() -> None:
     assert lines[0] == "30 devices: 25 offline, 5 online; 25 with findings"
     assert sum("connection lost" in line for line in lines) == text.MAX_ROWS
     assert lines[-1].startswith("and 5 more")
+
+
+@pytest.mark.parametrize("other", [["--json"], ["--html", "fleet.html"]], ids=" ".join)
+def test_a_served_page_is_not_written_as_well(other: list[str]) -> None:
+    done = CliRunner().invoke(app, ["fleet", "--broker", "mqtt://127.0.0.1:1", "--listen", "0", *other])
+    assert done.exit_code == 2
+    assert "leave out --json and --html" in done.output
