@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -247,6 +250,28 @@ def test_malformed_messages_raise_malformed_alone() -> None:
         with pytest.raises(Malformed):
             own.receive(Message(topic, b"\xc1", None, None, ()))
     assert not own.receive(Message(protocol.topic("cam", "infer", "full"), b"", None, None, ()))
+
+
+@pytest.mark.parametrize("field", ["audits", "errors", "asked", "alarms"])
+@pytest.mark.parametrize("digits", [400, 4300])
+def test_a_count_without_bound_ends_neither_the_judgement_nor_the_page(field: str, digits: int) -> None:
+    """JSON has integers of any length; one device with such a number must not blind the server to all others."""
+    own, fleet, honest = Site().server(), Fleet(lambda: 0.0), Reporting("old")
+    topic, first = protocol.topic("cam", "stats"), protocol.describe(honest.report())
+    fleet.receive(rollout.topic("tiny"), protocol.encode(START))
+    fleet.receive(protocol.topic("cam", "status"), protocol.describe(Status("online", "1", "old")))
+    for payload in (first, re.sub(rb'("%s":)\d+' % field.encode(), rb"\g<1>" + b"9" * digits, first)):
+        fleet.receive(topic, payload)
+        with contextlib.suppress(Malformed):
+            own.receive(Message(topic, payload, None, None, ()))
+    assert msgspec.json.decode(msgspec.json.encode(fleet.summary()))["devices"] == 1
+    assert lines(fleet.summary())[0].startswith("tiny: running")
+    canary, other = (next(name for name in DEVICES if START.has_canary(name) == takes) for takes in (True, False))
+    bad = Reporting("new", errors=0.5)
+    for _ in range(20):
+        send(own, canary, "stats", bad.report())
+        send(own, other, "stats", honest.report())
+    assert own.rollout.state == "undone"
 
 
 def test_a_server_waits_for_the_retained_rollout_before_it_begins_one(monkeypatch: pytest.MonkeyPatch) -> None:
