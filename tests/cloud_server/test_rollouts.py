@@ -209,6 +209,24 @@ def test_a_promotion_by_hand_reaches_every_server_once() -> None:
     assert site.state == "promoted"
 
 
+@pytest.mark.parametrize("action", [Action.UNDO, Action.PAUSE, Action.PROMOTE])
+def test_a_change_that_reaches_one_broker_alone_reaches_the_devices_of_all(action: Action) -> None:
+    """Another broker was down, or its rollout is lost, when the command or another server made the change."""
+    brokers = [Site(), Site()]
+
+    def publish(topic: str, payload: bytes) -> None:
+        for broker in brokers:
+            broker.publish(topic, payload)
+
+    own = RolloutController(START, lambda: {"bundle.json": b"new"}, publish, lambda: None)
+    for broker in brokers:
+        broker.controllers.append(own)
+    own.publish()
+    first, second = brokers
+    first.publish(rollout.topic("tiny"), protocol.encode(change(rollout.read(first.retained), action)))
+    assert rollout.read(second.retained).state == own.rollout.state == change(START, action).state
+
+
 def test_an_undone_rollout_that_is_resumed_has_files_and_is_judged_anew() -> None:
     site = Site()
     own = site.server()
