@@ -46,4 +46,7 @@ def explain(
         exit.refuse("edge-agent", str(error))
     except OSError as error:
         exit.refuse("edge-agent", f"{log}: {error.strerror}")
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        exit.refuse("edge-agent", f"{shown(log)} is damaged: its values do not fit each other ({why})")
     typer.echo(msgspec.json.encode(found).decode() if as_json else output)

@@ -26,5 +26,5 @@ def events(log: Path, on_truncated: Callable[[], object] = lambda: None) -> Iter
                 return
             try:
                 yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise BadLog(f"{log} is no decision log, at line {number}: {error}") from None
