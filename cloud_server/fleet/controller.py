@@ -85,7 +85,7 @@ class RolloutController:
                 if leaf == ("status",):
                     self._comparison.on_status(device, read(message.payload, Status))
                 else:
-                    self._comparison.on_stats(device, read(message.payload, Stats))
+                    self._comparison.on_stats(device, read(message.payload, Stats), message.retained)
                 self._judge()
         return True
 

@@ -137,6 +137,21 @@ def test_a_canary_that_updated_at_last_is_no_failure() -> None:
     assert comparison.verdict() == ""
 
 
+def test_stats_that_a_broker_sends_again_count_once() -> None:
+    """A server connects again to a broker that a device has left, and finds older figures of it there."""
+    device = Reporting("old", wrong=1.0)
+    reports = [device.report() for _ in range(4)]
+    counted = []
+    for again in (False, True):
+        comparison = Comparison(START)
+        for number, report in enumerate(reports):
+            comparison.on_stats("cam", report)
+            if again:
+                comparison.on_stats("cam", reports[max(0, number - 2)], retained=True)
+        counted.append(comparison._audits._others.count)
+    assert counted == [18, 18]
+
+
 class Site:
     """A broker that retains the rollout, and servers."""
 
