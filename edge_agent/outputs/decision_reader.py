@@ -10,6 +10,9 @@ import msgspec
 from cachenet.edge_agent.outputs.decision_log import Event
 from cachenet.shared.command.errors import UserError
 
+#: Errors of code that uses the events of a damaged log, whose values do not fit each other.
+DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
 
 class BadLog(UserError):
     """The file is no decision log, or a log of another bundle or stream. The message says which."""
