@@ -106,9 +106,16 @@ class Comparison:
             elif failed:
                 self._canaries[device] = True
 
-    def on_stats(self, device: str, stats: Stats) -> None:
-        """Take the figures of a device."""
+    def on_stats(self, device: str, stats: Stats, retained: bool = False) -> None:
+        """Take the figures of a device.
+
+        Args:
+            retained: Whether a broker has sent them again. Those of a known device may be older than its last ones, as
+                of a broker that the device has left, and would be counted twice.
+        """
         if stats.bundle not in (self.rollout.canary, self.rollout.stable) or self._is_full(device):
+            return
+        if retained and device in self._last:
             return
         canary, frames = stats.bundle == self.rollout.canary, sum(stats.levels.values()) + stats.errors
         if not canary and self.rollout.has_canary(device):

@@ -85,7 +85,7 @@ class RolloutController:
                 if leaf == ("status",):
                     self._comparison.on_status(device, read(message.payload, Status))
                 else:
-                    self._comparison.on_stats(device, read(message.payload, Stats))
+                    self._comparison.on_stats(device, read(message.payload, Stats), message.retained)
                 self._judge()
         return True
 
@@ -106,8 +106,7 @@ class RolloutController:
                 log.info("rollout of %s: %s", own.canary[:12], self.rollout.line)
                 if received.state == "promoted":
                     self._on_promoted()
-                elif not received.files and received.state in ("running", "paused"):
-                    self.publish()
+                self.publish()  # with files, and on all brokers: a change may come over one of them alone
 
     def _judge(self) -> None:
         if self.rollout.state in ("running", "paused") and (reason := self._comparison.verdict()):

@@ -247,7 +247,8 @@ def _address(url: str) -> tuple[bool, str, int | None, str]:
         port = parts.port
     except ValueError:
         raise V2Error(f"{url!r} is no address; {advice}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+    spaced = any(character.isspace() or not character.isprintable() for character in url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or spaced:
         raise V2Error(f"{url!r} is no address of a V2 server; {advice}")
     return parts.scheme == "https", parts.hostname, port, parts.path.rstrip("/")
 

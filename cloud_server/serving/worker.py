@@ -105,6 +105,8 @@ class Worker:
         self._reply, self._on_batch, self._on_full_result = reply, on_batch, on_full_result
         self._changed = threading.Condition()
         self._stopping = False
+        #: Error of the last run of the model, which is logged once; empty after an answer.
+        self._failure = ""
         #: The threads, for their state.
         self.threads = [SupervisedThread("full-model", self._work) for _ in range(concurrency)]
 
@@ -167,9 +169,15 @@ class Worker:
     def _replies_or_rejections(self, batch: Sequence[QueuedItem[Job]], costs_ms: list[float]) -> list[Reply]:
         """One reply for each job, in order, also if the model fails. Adds each job's time to ``costs_ms``."""
         try:
-            return self._replies(batch, costs_ms)
+            replies = self._replies(batch, costs_ms)
+            if self._failure and any(not isinstance(reply, Rejection) for reply in replies):
+                self._failure = ""
+                log.warning("%s answers again", self._model.name)
+            return replies
         except EngineError as error:
-            log.error("%s: %s", self._model.name, error)
+            if str(error) != self._failure:  # a V2 server that is away fails every request
+                self._failure = str(error)
+                log.error("%s: %s", self._model.name, error)
         except BaseException:  # a panic in Rust code is not an ``Exception``, and every job must get a reply
             log.exception("a batch of %d failed", len(batch))
         return [Rejection("busy", "the full model failed; see the server's log")] * len(batch)

@@ -12,6 +12,7 @@ from cachenet.edge_agent.explain import text
 from cachenet.edge_agent.explain.explanation import explain as explain_record
 from cachenet.edge_agent.explain.records import find, read
 from cachenet.edge_agent.explain.summary import summarise
+from cachenet.edge_agent.outputs.decision_reader import DAMAGE
 from cachenet.shared.command import exit
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
@@ -46,4 +47,7 @@ def explain(
         exit.refuse("edge-agent", str(error))
     except OSError as error:
         exit.refuse("edge-agent", f"{log}: {error.strerror}")
+    except DAMAGE as error:
+        why = f"{type(error).__name__}: {error}"
+        exit.refuse("edge-agent", f"{shown(log)} is damaged: its values do not fit each other ({why})")
     typer.echo(msgspec.json.encode(found).decode() if as_json else output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable
 
@@ -94,8 +93,8 @@ def summarise(records: Iterable[FrameRecord]) -> Summary:
         raised=dict(raised.most_common()),
         checked=len(errors),
         wrong=sum(errors) / len(errors) if errors else None,
-        worst=_ordered(worst),
-        riskiest=_ordered(riskiest),
+        worst=tuple(line for _, _, line in worst),
+        riskiest=tuple(line for _, _, line in riskiest),
     )
 
 
@@ -109,12 +108,8 @@ def _raises(record: FrameRecord) -> str:
     return causes.NAMES.get(cause.name, cause.name) if cause is not None else ""
 
 
-def _add(heap: list[tuple[float, int, FrameLine]], value: float, line: FrameLine) -> None:
-    """Add a frame to the ``_SHOWN`` of greatest ``value``; of equal ones the first stay."""
-    heapq.heappush(heap, (value, -line.frame, line))
-    if len(heap) > _SHOWN:
-        heapq.heappop(heap)
-
-
-def _ordered(heap: list[tuple[float, int, FrameLine]]) -> tuple[FrameLine, ...]:
-    return tuple(line for _, _, line in sorted(heap, key=lambda one: one[:2], reverse=True))
+def _add(shown: list[tuple[float, int, FrameLine]], value: float, line: FrameLine) -> None:
+    """Add a frame to the ``_SHOWN`` of greatest ``value``, in order; of equal ones the first stay."""
+    shown.append((value, -line.frame, line))
+    shown.sort(key=lambda one: one[:2], reverse=True)
+    del shown[_SHOWN:]

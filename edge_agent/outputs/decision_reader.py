@@ -10,6 +10,9 @@ import msgspec
 from cachenet.edge_agent.outputs.decision_log import Event
 from cachenet.shared.command.errors import UserError
 
+#: Errors of code that uses the events of a damaged log, whose values do not fit each other.
+DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
 
 class BadLog(UserError):
     """The file is no decision log, or a log of another bundle or stream. The message says which."""
@@ -26,5 +29,5 @@ def events(log: Path, on_truncated: Callable[[], object] = lambda: None) -> Iter
                 return
             try:
                 yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise BadLog(f"{log} is no decision log, at line {number}: {error}") from None

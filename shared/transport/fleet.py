@@ -13,7 +13,10 @@ from cachenet.shared.transport.protocol import Malformed
 MAX_REPORT = 32 << 10
 T = TypeVar("T")
 
-Count = Annotated[int, Meta(ge=0)]
+#: Largest count, which a float still holds exactly. JSON has no bound, and a longer number cannot be averaged or shown.
+MAX_COUNT = 2**53 - 1
+
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Number = Annotated[float, Meta(ge=0)]
 

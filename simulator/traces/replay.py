@@ -19,7 +19,7 @@ import msgspec
 
 from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.outputs import decision_log
-from cachenet.edge_agent.outputs.decision_reader import BadLog, events
+from cachenet.edge_agent.outputs.decision_reader import DAMAGE, BadLog, events
 from cachenet.edge_agent.pipeline import Pipeline, pipeline_for
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.model_loading import Runnable, open_model
@@ -85,7 +85,7 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
         _repeat(log, bundle, recorded, advance, result)
     except (UserError, BadPicture):
         raise
-    except ValueError as error:  # arrays that do not fit each other
+    except DAMAGE as error:
         raise BadLog(f"{log}, after {result.frames} answers: {error}") from error
     if not result.frames:
         raise BadLog(f"{log} has no answer in it")

@@ -18,7 +18,7 @@ import msgspec
 
 from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.outputs import decision_log
-from cachenet.edge_agent.outputs.decision_reader import BadLog, events
+from cachenet.edge_agent.outputs.decision_reader import DAMAGE, BadLog, events
 from cachenet.edge_agent.outputs.report import AnyAnswer
 from cachenet.edge_agent.pipeline import Pipeline, pipeline_for
 from cachenet.edge_agent.remote import POSTED
@@ -28,7 +28,7 @@ from cachenet.shared.cascade.detect.types import LocalDetector, SceneMiss
 from cachenet.shared.cascade.types import Miss
 from cachenet.shared.command import config
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.inference.image import cut, parse_region
+from cachenet.shared.inference.image import BadPicture, cut, parse_region
 from cachenet.shared.media import pictures
 from cachenet.shared.media import recording as stream
 from cachenet.simulator.traces.full_answers import FullAnswers
@@ -110,6 +110,24 @@ def what_if(
         OSError: A file cannot be read.
     """
     changes = [parse(text) for text in texts]
+    try:
+        return _answered(log, bundle, recorded, texts, changes, advance, on_truncated)
+    except (UserError, BadPicture):
+        raise
+    except DAMAGE as error:
+        raise BadLog(f"{log} is damaged: its values do not fit each other ({error})") from error
+
+
+def _answered(
+    log: Path,
+    bundle: Bundle,
+    recorded: Path,
+    texts: Sequence[str],
+    changes: Sequence[dict[str, Any]],
+    advance: Callable[[int, int], object],
+    on_truncated: Callable[[], object],
+) -> WhatIf:
+    """Answer the stream of a log under every set of settings; see ``what_if``."""
     recording = stream.read(recorded)
     logged = questions_of(events(log, on_truncated))
     if not logged.answers:

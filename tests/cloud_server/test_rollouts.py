@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -134,6 +137,21 @@ def test_a_canary_that_updated_at_last_is_no_failure() -> None:
     assert comparison.verdict() == ""
 
 
+def test_stats_that_a_broker_sends_again_count_once() -> None:
+    """A server connects again to a broker that a device has left, and finds older figures of it there."""
+    device = Reporting("old", wrong=1.0)
+    reports = [device.report() for _ in range(4)]
+    counted = []
+    for again in (False, True):
+        comparison = Comparison(START)
+        for number, report in enumerate(reports):
+            comparison.on_stats("cam", report)
+            if again:
+                comparison.on_stats("cam", reports[max(0, number - 2)], retained=True)
+        counted.append(comparison._audits._others.count)
+    assert counted == [18, 18]
+
+
 class Site:
     """A broker that retains the rollout, and servers."""
 
@@ -206,6 +224,24 @@ def test_a_promotion_by_hand_reaches_every_server_once() -> None:
     assert site.state == "promoted"
 
 
+@pytest.mark.parametrize("action", [Action.UNDO, Action.PAUSE, Action.PROMOTE])
+def test_a_change_that_reaches_one_broker_alone_reaches_the_devices_of_all(action: Action) -> None:
+    """Another broker was down, or its rollout is lost, when the command or another server made the change."""
+    brokers = [Site(), Site()]
+
+    def publish(topic: str, payload: bytes) -> None:
+        for broker in brokers:
+            broker.publish(topic, payload)
+
+    own = RolloutController(START, lambda: {"bundle.json": b"new"}, publish, lambda: None)
+    for broker in brokers:
+        broker.controllers.append(own)
+    own.publish()
+    first, second = brokers
+    first.publish(rollout.topic("tiny"), protocol.encode(change(rollout.read(first.retained), action)))
+    assert rollout.read(second.retained).state == own.rollout.state == change(START, action).state
+
+
 def test_an_undone_rollout_that_is_resumed_has_files_and_is_judged_anew() -> None:
     site = Site()
     own = site.server()
@@ -247,6 +283,28 @@ def test_malformed_messages_raise_malformed_alone() -> None:
         with pytest.raises(Malformed):
             own.receive(Message(topic, b"\xc1", None, None, ()))
     assert not own.receive(Message(protocol.topic("cam", "infer", "full"), b"", None, None, ()))
+
+
+@pytest.mark.parametrize("field", ["audits", "errors", "asked", "alarms"])
+@pytest.mark.parametrize("digits", [400, 4300])
+def test_a_count_without_bound_ends_neither_the_judgement_nor_the_page(field: str, digits: int) -> None:
+    """JSON has integers of any length; one device with such a number must not blind the server to all others."""
+    own, fleet, honest = Site().server(), Fleet(lambda: 0.0), Reporting("old")
+    topic, first = protocol.topic("cam", "stats"), protocol.describe(honest.report())
+    fleet.receive(rollout.topic("tiny"), protocol.encode(START))
+    fleet.receive(protocol.topic("cam", "status"), protocol.describe(Status("online", "1", "old")))
+    for payload in (first, re.sub(rb'("%s":)\d+' % field.encode(), rb"\g<1>" + b"9" * digits, first)):
+        fleet.receive(topic, payload)
+        with contextlib.suppress(Malformed):
+            own.receive(Message(topic, payload, None, None, ()))
+    assert msgspec.json.decode(msgspec.json.encode(fleet.summary()))["devices"] == 1
+    assert lines(fleet.summary())[0].startswith("tiny: running")
+    canary, other = (next(name for name in DEVICES if START.has_canary(name) == takes) for takes in (True, False))
+    bad = Reporting("new", errors=0.5)
+    for _ in range(20):
+        send(own, canary, "stats", bad.report())
+        send(own, other, "stats", honest.report())
+    assert own.rollout.state == "undone"
 
 
 def test_a_server_waits_for_the_retained_rollout_before_it_begins_one(monkeypatch: pytest.MonkeyPatch) -> None:

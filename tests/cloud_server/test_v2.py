@@ -176,7 +176,11 @@ def test_no_answer_of_a_server_raises_anything_but_an_engine_error(
 
 
 @pytest.mark.parametrize(
-    "url", ["", "triton:8000", "grpc://h:1", "http://", "http://h:x", "http://u:p@h", "http://h/?a=1", "http://[::1"]
+    "url",
+    [
+        *("", "triton:8000", "grpc://h:1", "http://", "http://h:x", "http://u:p@h", "http://h/?a=1", "http://[::1"),
+        *("http://my host:8000", "http://h/a b", "http://h\x01"),
+    ],
 )
 def test_an_address_of_another_form_is_refused_in_one_line(bundle: Bundle, url: str) -> None:
     with pytest.raises(V2Error, match=r"give --v2-url as http\[s\]://") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -164,6 +165,23 @@ def test_a_failing_model_refuses_its_batch_and_the_worker_goes_on(manifest: Mani
         worker.submit(job("1"))
         replies.wait(2)
         assert replies.kinds() == {"0": "busy", "1": "answer"}
+
+
+def test_an_error_of_every_request_is_logged_once_until_the_model_answers_again(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A V2 server that is away fails hundreds of requests a second."""
+    model, logged = Model(), []
+    caplog.set_level(logging.WARNING)
+    with working(manifest, model) as (worker, replies):
+        for count in range(1, 9):
+            model.failure = None if count == 5 else EngineError("the V2 server does not answer")
+            model.go.release()
+            assert worker.submit(job("1")) is None
+            replies.wait(count)
+            logged.append(len(caplog.records))
+    assert logged == [1, 1, 1, 1, 2, 3, 3, 3]
+    assert [one.levelname for one in caplog.records] == ["ERROR", "WARNING", "ERROR"]
 
 
 def test_a_full_queue_refuses_at_once(manifest: Manifest) -> None:

@@ -245,3 +245,46 @@ def test_a_log_of_an_earlier_version_is_explained_without_attempts(tmp_path: Pat
     writer.close()
     output = invoke(str(log), "--frame", "0")
     assert output.exit_code == 0 and "by base: label 0" in output.stdout
+
+
+def write_log(log: Path, *completed: Completed) -> None:
+    events = (CascadeCreated(SETTINGS, "1" * 64, None, True, 0), *completed)
+    log.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in events))
+
+
+def test_two_logs_one_after_the_other_are_summarised_together(tmp_path: Path) -> None:
+    log, both = tmp_path / "both.jsonl", b""
+    for level in ("base", "submodels"):
+        answers = (Answer(index, 0, 0.9, 0.1, level, level) for index in range(9))  # type: ignore[arg-type]
+        write_log(log, *(Completed(one.frame, 1.0, None, "", one) for one in answers))
+        both += log.read_bytes()
+    log.write_bytes(both)
+    made = json.loads(invoke(str(log), "--json").stdout)
+    assert (made["frames"], made["levels"]) == (18, {"base": 9, "submodels": 9})
+    assert [one["frame"] for one in made["riskiest"]] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "cause"),
+    [
+        (0.04, Cause("change", (1e4, 6.0), 0.01)),
+        (0.04, Cause("filter", (-1e4,), 0.01)),
+        (0.04, Cause("age", (), 0.01)),
+        (0.0, Cause("uncertainty", (), 0.9)),
+    ],
+)
+def test_values_that_no_run_writes_are_refused_with_one_line(threshold: float, cause: Cause, tmp_path: Path) -> None:
+    log = tmp_path / "damaged.jsonl"
+    tried = Decision(threshold, (Attempt("base", "base", 0, 0.3, threshold, (0, 0.5), causes=(cause,)),))
+    answer = Answer(0, 0, 0.7, 0.3, "fallback", "base", "risk 0.3 over 0.04; no answer in time")
+    write_log(log, Completed(0, 1.0, None, "", answer, tried))
+    output = invoke(str(log), "--frame", "0")
+    assert (output.exit_code, output.stderr.count("\n")) == (2, 1), output.exception
+    assert "damaged.jsonl is damaged" in output.stderr
+
+
+def test_a_log_of_endless_brackets_is_no_decision_log(scene_log: Path, tmp_path: Path) -> None:
+    log = tmp_path / "deep.jsonl"
+    log.write_bytes(scene_log.read_bytes() + b'{"type": "install", "x": ' + b"[" * 100_000 + b"\n")
+    output = invoke(str(log))
+    assert (output.exit_code, output.stderr.count("\n")) == (2, 1) and "no decision log" in output.stderr

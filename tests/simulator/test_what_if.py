@@ -104,6 +104,20 @@ def test_a_change_that_is_none_is_refused_with_one_line(change: str, message: st
     assert (output.exit_code, output.stderr.count("\n")) == (2, 1) and message in output.stderr
 
 
+@pytest.mark.parametrize("flags", [(), ("--what-if", "max_object_error=0.05")])
+def test_a_log_whose_events_do_not_fit_each_other_is_refused_with_one_line(
+    flags: tuple[str, ...], scenes: Made, pictures: Made, tmp_path: Path
+) -> None:
+    lines, damaged = scenes[0].read_bytes().splitlines(keepends=True), tmp_path / "damaged.jsonl"
+    first = next(index for index, line in enumerate(lines) if b'"scene-lookup"' in line)
+    foreign = next(line for line in pictures[0].read_bytes().splitlines(keepends=True) if b'"complete"' in line)
+    for events in (lines[:first] + lines[first + 1 : 30], [*lines[: first + 1], foreign, *lines[first + 1 : 30]]):
+        damaged.write_bytes(b"".join(events))
+        output = invoke((damaged, *scenes[1:]), *flags)
+        assert (output.exit_code, output.stderr.count("\n")) == (2, 1), output.exception
+        assert "damaged.jsonl" in output.stderr
+
+
 def test_one_column_may_change_several_settings() -> None:
     assert parse("max_disagreement=0.05  levels=frames,base mode=wait") == {
         "max_disagreement": 0.05,
