@@ -259,7 +259,7 @@ def test_a_server_without_containers_is_deployed_as_the_page_says(fresh_install:
     configuration = clone / "docker/mosquitto.conf"
     configuration.write_text(configuration.read_text().replace("8883", str(port)) + "user root\n")
     variables = fresh_install.variables(tmp_path, "cloud")
-    commands = commands_of("docs/deploy.md", "cloud-server provision cam1 cam2").replace("8883", str(port))
+    commands = commands_of("docs/deploy.md", "cloud-server provision cam1 cam2 --host").replace("8883", str(port))
     assert f"localhost:{port}" in commands
     commands = commands.replace("--metrics 9100", f"--metrics {free_port()}")
     with background(commands, clone, variables, "serving cifar10"):

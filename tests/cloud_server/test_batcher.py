@@ -134,8 +134,7 @@ def test_cheap_refused_requests_do_not_make_the_next_batch_longer(dear_is_refuse
     batcher = Batcher(Clock(), bound=64, largest=16, share=0.25)
     for cost_ms, answered in [(30.0, not dear_is_refused), *40 * [(0.1, False)]]:
         batcher.offer("one", "rogue", 10.0)
-        batcher.take()
-        batcher.done([cost_ms], [answered])
+        batcher.done(batcher.take(), [cost_ms], [answered])
     for _ in range(16):
         batcher.offer("dear", "rogue", 10.0)
     assert len(batcher.take().ready) * 30.0 <= 100.0

@@ -47,13 +47,13 @@ def test_a_device_that_asks_for_pieces_faster_than_the_broker_takes_them_takes_n
     full = bundle.manifest.models["full"]
     request = protocol.encode(protocol.BlobRequest(full.sha256, 0, protocol.CHUNK))
     broker = StuckBroker("cachenet/2/d/blob/get", request)
-    model = cast(Any, SimpleNamespace(name="full", batch=0, sha256=full.sha256))
-    server = Server(bundle, model, Address("127.0.0.1", broker.port), 64, 16, 0.25, own_broker=True)
+    model = cast(Any, SimpleNamespace(name="full", batch=0, remote=False, sha256=full.sha256))
+    server = Server(bundle, model, [Address("127.0.0.1", broker.port)], 64, 16, 0.25, own_broker=True)
     server._blobs.chunk = lambda asked: protocol.Chunk(asked.offset, 1 << 20, bytes(protocol.CHUNK))  # type: ignore[method-assign]
     server.start()
     try:
         until(lambda: server.counters.read().bytes_in >= _REQUESTS * len(request))
-        waiting = sum(len(packet["packet"]) for packet in list(server._link._client._out_packet))
+        waiting = sum(len(packet["packet"]) for packet in list(server._shards[0].link._client._out_packet))
         assert waiting < 4 * protocol.CHUNK
     finally:
         server.stop()

@@ -67,7 +67,7 @@ def test_every_stored_frame_reaches_the_server_exactly_once_although_the_agent_i
     broker.start()
     collector = Collector()
     full = load_full(bundle, "cpu", 1, None)
-    server = Server(bundle, full, Address("127.0.0.1", broker.port), 64, 16, 0.25, collector.add)
+    server = Server(bundle, full, [Address("127.0.0.1", broker.port)], 64, 16, 0.25, collector.add)
     server.start()
     try:
         online = (*flags, "--fps", "5", "--set", "audit_share=0", "--set", "levels=base,cloud", "--mode", "async")
