@@ -25,6 +25,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from cachenet.cloud_server.finetune.request_history import MIN_DETECTOR_FRAMES
 from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import Detections, object_errors, pooled_f1
@@ -112,7 +113,7 @@ def learn(options: Options, console: Console) -> dict[str, Any]:
         shutil.copytree(scratch / CAMERA, scratch / CONTROL)
         begun = time.monotonic()
         if not _until(server, ("training for", _PUBLISHED, _FAILED), 30.0):
-            raise Failed(f"the server has too few frames to train; its log is {server.log}")
+            raise Failed(f"the camera has asked about fewer than {MIN_DETECTOR_FRAMES} frames; give a longer video")
         console.print(f"2. {CONTROL}: the last {len(last.reference)} frames, while the server trains.")
         with AnswerTimes(broker, bundle, sample) as busy:
             control = world.play(CONTROL, last)
