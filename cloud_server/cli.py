@@ -34,7 +34,7 @@ from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import require_signing
 from cachenet.shared.command.options import Version, program, with_settings
-from cachenet.shared.transport.mqtt import Address, addresses, password
+from cachenet.shared.transport.broker import Address, from_options
 
 if TYPE_CHECKING:
     from cachenet.cloud_server.serving.signer import CatalogueSigner
@@ -161,8 +161,7 @@ def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, tuple[Address, .
     if settings.broker == EMBEDDED:
         embedded = EmbeddedBroker(settings.listen, settings.port)
         return embedded, (embedded.address,)
-    ca = Path(settings.ca) if settings.ca else None
-    return None, addresses(settings.broker, password(settings.password_file), ca)
+    return None, from_options(settings.broker, settings.password_file, settings.ca)
 
 
 def _remote(settings: Settings, bundle: Bundle) -> V2Model | None:

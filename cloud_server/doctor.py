@@ -21,7 +21,8 @@ from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, preprocessor
-from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError, addresses, password
+from cachenet.shared.transport.broker import from_options
+from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError
 
 ABOUT = """Check whether 'cloud-server run' would work with the same settings, and say how to solve each problem.
 
@@ -87,8 +88,7 @@ def _embedded_broker(settings: Settings) -> Iterator[Finding]:
 def _external_broker(settings: Settings) -> Iterator[Finding]:
     """Check the address, TLS and the password of each other broker."""
     try:
-        ca = Path(settings.ca) if settings.ca else None
-        found = addresses(settings.broker, password(settings.password_file), ca)
+        found = from_options(settings.broker, settings.password_file, settings.ca)
     except MqttError as error:
         yield Finding("broker", "problem", str(error))
         return

@@ -41,7 +41,8 @@ from cachenet.shared.command.service_manager import ServiceManager
 from cachenet.shared.command.supervision import end_process
 from cachenet.shared.command.text import printable
 from cachenet.shared.transport.addresses import without_password
-from cachenet.shared.transport.mqtt import MqttError, addresses, password
+from cachenet.shared.transport.broker import from_options
+from cachenet.shared.transport.mqtt import MqttError
 from cachenet.shared.transport.protocol import check_device
 
 #: Advice where no local level may answer.
@@ -185,7 +186,7 @@ def forget(
     name = device or default_device(broker)
     try:
         home_assistant.check_names(discovery_prefix)
-        where = addresses(broker, password(password_file), Path(ca) if ca else None)
+        where = from_options(broker, password_file, ca)
         check_device(name)
     except (UserError, ValueError) as error:
         _refuse(str(error))

@@ -12,7 +12,7 @@ from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.extras import require_signing
 from cachenet.shared.inference.engine import providers
-from cachenet.shared.transport.mqtt import Address, addresses, password
+from cachenet.shared.transport.broker import Address, from_options
 from cachenet.shared.transport.protocol import check_device
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ def prepare(settings: Settings) -> Parts:
 
 def brokers(settings: Settings) -> tuple[Address, ...]:
     """The brokers of the settings; none without ``broker``. Raises ``MqttError``."""
-    if not settings.broker:
-        return ()
-    ca = Path(settings.ca) if settings.ca else None
-    return addresses(settings.broker, password(settings.password_file), ca)
+    return from_options(settings.broker, settings.password_file, settings.ca) if settings.broker else ()
 
 
 def trusted_root(settings: Settings) -> TrustedRoot | None:

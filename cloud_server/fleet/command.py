@@ -21,8 +21,7 @@ from cachenet.cloud_server.fleet.reader import BrokerReader
 from cachenet.cloud_server.fleet.web import serve
 from cachenet.shared.command import atomic_files, config, exit, logs
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.transport.broker import addresses
-from cachenet.shared.transport.mqtt import Address, password
+from cachenet.shared.transport.broker import from_options
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +30,6 @@ Broker = Annotated[
 ]
 PasswordFile = Annotated[str, typer.Option(help="File with the password for the broker.")]
 Ca = Annotated[str, typer.Option(help="File with the CA certificate that verifies the broker, for mqtts.")]
-
-
-def brokers(urls: str, password_file: str, ca: str) -> tuple[Address, ...]:
-    """The addresses in a list with commas. Raises ``MqttError``."""
-    return addresses(urls, password(password_file), Path(ca) if ca else None)
 
 
 def fleet(
@@ -58,7 +52,7 @@ def fleet(
     """
     logs.to_stderr(logging.WARNING if listen else logging.ERROR)
     try:
-        where, groups = brokers(broker, password_file, ca), _groups(group or ())
+        where, groups = from_options(broker, password_file, ca), _groups(group or ())
         if listen and (as_json or html is not None):
             raise config.ConfigError("--listen serves the page until Ctrl-C: leave out --json and --html")
         endpoint = config.endpoint(listen) if listen else None

@@ -10,13 +10,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from cachenet.cloud_server.fleet.command import Broker, Ca, PasswordFile, brokers
+from cachenet.cloud_server.fleet.command import Broker, Ca, PasswordFile
 from cachenet.cloud_server.fleet.fleet import TOPICS, Fleet, Summary, Version
 from cachenet.cloud_server.fleet.reader import BrokerReader
 from cachenet.shared.command import exit, logs
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.text import printable
 from cachenet.shared.transport import protocol, rollout
+from cachenet.shared.transport.broker import from_options
 from cachenet.shared.transport.rollout import Rollout, State
 
 #: Time to wait until a broker has taken a message, seconds.
@@ -71,7 +72,7 @@ def rollout_command(
             raise RolloutError("--share is for resume")
         fleet = Fleet(time.monotonic)
         reader = BrokerReader(
-            brokers(broker, password_file, ca),
+            from_options(broker, password_file, ca),
             TOPICS,
             lambda number, message: fleet.receive(message.topic, message.payload, number),
         )

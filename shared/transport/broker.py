@@ -87,6 +87,17 @@ def addresses(urls: str, password: str | None = None, ca: Path | None = None) ->
     return found
 
 
+def from_options(urls: str, password_file: str, ca: str | None) -> tuple[Address, ...]:
+    """The brokers that the options or settings of a program name. Raises ``MqttError``.
+
+    Args:
+        urls: See ``addresses``.
+        password_file: See ``password``.
+        ca: File of the CA certificate; None or empty for the system's.
+    """
+    return addresses(urls, password(password_file), Path(ca) if ca else None)
+
+
 def password(file: str) -> str | None:
     """Read the broker's password from ``file``, or from ``CACHENET_PASSWORD`` where that is empty.
 

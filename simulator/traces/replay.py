@@ -103,9 +103,7 @@ def _repeat(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obj
         if run is None:
             raise BadLog(f"{log} does not begin at the beginning")
         if isinstance(event, decision_log.LookedUp | decision_log.SceneLookedUp):
-            if event.frame >= recording.frames:
-                raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
-            run.look_up(event, pictures.read(recorded / (recording.files % event.frame)))
+            run.look_up(event, picture_of(recorded, recording, event.frame, log))
         elif isinstance(event, decision_log.Completed | decision_log.SceneCompleted):
             result.frames += 1
             result.compare(event.answer, run.complete(event))
@@ -117,15 +115,25 @@ def _repeat(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obj
             run.repeat(event)
 
 
+def check_version(begun: decision_log.CascadeCreated, bundle: Bundle, log: Path) -> None:
+    """Raises ``BadLog`` if the log is of another version of the bundle."""
+    if begun.version != bundle.version:
+        raise BadLog(f"{log} is of bundle version {begun.version[:12]}; give that bundle, not {bundle.version[:12]}")
+
+
+def picture_of(recorded: Path, recording: stream.Recording, frame: int, log: Path) -> Picture:
+    """The picture of a frame of the stream. Raises ``BadLog`` if the stream has no such frame."""
+    if frame >= recording.frames:
+        raise BadLog(f"{log} has a frame {frame}, which {recorded} has not")
+    return pictures.read(recorded / (recording.files % frame))
+
+
 class _Replay:
     """The cascade of a log, and the calls that repeat the log's events."""
 
     def __init__(self, begun: decision_log.CascadeCreated, bundle: Bundle, log: Path) -> None:
         """Raises ``BadLog``."""
-        if begun.version != bundle.version:
-            raise BadLog(
-                f"{log} is of bundle version {begun.version[:12]}; give that bundle, not {bundle.version[:12]}"
-            )
+        check_version(begun, bundle, log)
         self._settings, self._log = begun.settings, log
         self._pipeline = pipeline_for(begun.settings, bundle.manifest)
         self._load = loader(bundle, begun.settings, self._pipeline)

@@ -29,11 +29,10 @@ from cachenet.shared.cascade.types import Miss
 from cachenet.shared.command import config
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import BadPicture, cut, parse_region
-from cachenet.shared.media import pictures
 from cachenet.shared.media import recording as stream
 from cachenet.simulator.traces.full_answers import FullAnswers
 from cachenet.simulator.traces.questions import Outcomes, Questions, questions_of
-from cachenet.simulator.traces.replay import loader
+from cachenet.simulator.traces.replay import check_version, loader, picture_of
 from cachenet.simulator.traces.scene_recording import Meter, RecordedFlow
 
 #: Settings that change decisions and that a replay can change.
@@ -142,9 +141,7 @@ def _answered(
         elif run is None:
             raise BadLog(f"{log} does not begin at the beginning")
         elif isinstance(event, decision_log.LookedUp | decision_log.SceneLookedUp):
-            if event.frame >= recording.frames:
-                raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
-            run.look_up(event, pictures.read(recorded / (recording.files % event.frame)))
+            run.look_up(event, picture_of(recorded, recording, event.frame, log))
         elif isinstance(event, decision_log.Completed | decision_log.SceneCompleted):
             run.complete(event)
             advance(len(columns[0].answers), len(logged.answers))
@@ -168,10 +165,7 @@ class _Run:
         columns: Sequence[Column],
     ) -> None:
         """Raises ``BadLog`` and ``ConfigError``."""
-        if begun.version != bundle.version:
-            raise BadLog(
-                f"{log} is of bundle version {begun.version[:12]}; give that bundle, not {bundle.version[:12]}"
-            )
+        check_version(begun, bundle, log)
         manifest = bundle.manifest
         self._settings, self._full_name = begun.settings, manifest.only("full")
         self.budget = begun.settings.budget_for(manifest.task)

@@ -15,6 +15,7 @@ from cachenet.edge_agent.updates import loader as module
 from cachenet.shared.transport.protocol import BlobRequest, Chunk, encode
 from tests.edge_agent.links import message
 from tests.edge_agent.loaders import (
+    LoaderWithUpdater,
     Site,
     bundle,
     ready,
@@ -124,15 +125,21 @@ def test_an_endless_error_of_a_server_does_not_fill_log_and_status(site: Site) -
     assert len(loader.errors) < 1000
 
 
-def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow retrieval: a server that answers the requests of one file late or never."""
-    monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
+def with_a_file_that_does_not_come(site: Site) -> tuple[LoaderWithUpdater, str]:
+    """A loader that waits for the model ``animals``, whose requests the server does not answer; and its digest."""
     slow = site.bundle.manifest.models["animals"].sha256
     site.server.spoil = lambda request, chunk: None if request.sha256 == slow else chunk
     loader = site.loader()
     loader.announce(site.bundle.data)
     assert ready(loader).name == "base"
     loader.request("animals")
+    return loader, slow
+
+
+def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow retrieval: a server that answers the requests of one file late or never."""
+    monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
+    loader, _ = with_a_file_that_does_not_come(site)
     until(lambda: "has sent nothing" in loader.errors)
     loader.request("vehicles")
     assert ready(loader).name == "vehicles"
@@ -143,12 +150,7 @@ def test_a_file_that_does_not_come_holds_up_no_other(site: Site, monkeypatch: py
 def test_pieces_that_nobody_asked_for_prolong_no_download(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloader, "_STALLED_S", 0.3)
     monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 1.0)
-    slow = site.bundle.manifest.models["animals"].sha256
-    site.server.spoil = lambda request, chunk: None if request.sha256 == slow else chunk
-    loader = site.loader()
-    loader.announce(site.bundle.data)
-    assert ready(loader).name == "base"
-    loader.request("animals")
+    loader, slow = with_a_file_that_does_not_come(site)
     loader.request("vehicles")
 
     def another_is_ready() -> bool:
