@@ -29,6 +29,9 @@ _CLOCK = Path(__file__).parent / "clock"
 #: Steps of the clock, seconds: an hour, a day, and years, as of a device without a battery.
 _STEPS = (3600, -3600, 86_400, -600_000_000, 150_000_000)
 
+#: Exit code of an agent that starts without its camera.
+_BAD_INPUT = 2
+
 
 class Disk:
     """A small disk in memory, where the tests run as root."""
@@ -77,6 +80,7 @@ class Agent:
         self.starts = 0
         #: Whether the next line may be the part that a killed process has written; its successor ends that line.
         self._torn = False
+        self._last_line = ""  # of the log
         self._output = work / f"{name}.jsonl"
         self._tails = {path: Tail(path) for path in (self._output, work / f"{name}.log")}
         self._clock = work / f"{name}.clock"
@@ -164,9 +168,14 @@ class Agent:
             self._read(line, now)
             self._torn = False
         for line in log.lines():
-            self.watch.logged(now, line.decode(errors="replace"))
+            self._last_line = line.decode(errors="replace")
+            self.watch.logged(now, self._last_line)
         if (code := self.process.exit_code()) is not None:
-            self.watch.exited(now, code)
+            if self.camera is not None and code == _BAD_INPUT and "cannot be opened" in self._last_line:
+                self.watch.killed()
+                self.start(now)  # as systemd does (Restart=always): it started while the camera was gone
+            else:
+                self.watch.exited(now, code)
         self.watch.tick(now)
 
     def _read(self, line: bytes, now: float) -> None:
