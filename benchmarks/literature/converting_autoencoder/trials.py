@@ -1,0 +1,148 @@
+"""The two comparisons: CIFAR-10 with the bundle's full model, and a camera's state with its full model."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import real_tasks
+from benchmarks.literature import cifar_scores
+from benchmarks.literature.converting_autoencoder.representatives import representatives
+from benchmarks.literature.converting_autoencoder.students import Lesson
+from benchmarks.literature.row import Inputs
+from cachenet.models.certify import traces
+from cachenet.models.data.cifar10 import Images
+from cachenet.models.export.classifier import Classifier, load_classifier
+from cachenet.models.train import label
+from cachenet.models.train.distill import Teacher
+from cachenet.models.train.networks import Shape, sized
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.bundle.zoo import DIRECTORY
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Input, Picture, crop
+from cachenet.shared.media.video import Video
+
+Labels = npt.NDArray[np.int64]
+#: A tenth of the base model's multiply-adds, so that each arm trains in minutes.
+_CIFAR_MACS = 4_200_000
+#: Epochs and picture sizes, of the autoencoder and of the distillation after it.
+_CIFAR_PHASES = (((2, 24), (1, 32)), ((3, 24), (2, 32)))
+_CIFAR_BATCH = 64
+#: Half of the builder's 60 epochs of ``benchmarks.real_tasks``, of which the autoencoder gets a third.
+_CAMERA_PHASES = (((4, 72), (6, 96)), ((4, 72), (16, 96)))
+_CAMERA_BATCH = 32
+#: The builder's rate for batches of 32 pictures.
+_RATE = 0.1
+#: Views of the training pictures that the teacher labels.
+_VIEWS = 4
+#: Region of the models of ``ob``: left, top, width and height, pixels.
+_CAMERA_REGION = (168, 0, 432, 432)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Data of one comparison.
+
+    Attributes:
+        lesson: What the arms learn from.
+        held_out, test: Pictures ``(n, h, w, 3)`` to fit thresholds on and to measure on.
+        held_out_full, test_full: The full model's labels ``(n,)``.
+        consecutive: Whether the test pictures are consecutive frames.
+    """
+
+    lesson: Lesson
+    held_out: Images
+    held_out_full: Labels
+    test: Images
+    test_full: Labels
+    consecutive: bool
+
+
+def cifar(inputs: Inputs) -> Trial:
+    """CIFAR-10. The bundle's base model is teacher and baseline: its features and entropy choose the representative
+    pictures. Agreement is with the full model. Raises ``DatasetError`` if CIFAR-10 cannot be downloaded."""
+    bundle = Bundle(DIRECTORY / "cifar10")
+    full, base = bundle.manifest.only("full"), bundle.manifest.only("base")
+    spec = bundle.manifest.models[base].input
+    train, held_out, test = (cifar_scores.split(name, inputs.smoke) for name in ("train", "held_out", "test"))
+    held_out_full, test_full = (
+        cifar_scores.logits(inputs, bundle, full, name).argmax(1) for name in ("held_out", "test")
+    )
+    chosen = _Targets(train.images, train.labels, load_classifier(bundle.path(base)))
+    views = 1 if inputs.smoke else _VIEWS
+    teacher = chosen.teacher(Session(bundle.path(base), "cpu", 1), spec, views, inputs, "cifar10")
+    shape = sized(_CIFAR_MACS, spec.size, len(bundle.manifest.labels), (1, 1, 1))
+    convert, distil = (((1, 16),), ((1, 16),)) if inputs.smoke else _CIFAR_PHASES
+    batch = 16 if inputs.smoke else _CIFAR_BATCH
+    lesson = Lesson("cifar10", shape, spec, teacher, chosen.pictures, convert, distil, batch, _RATE)
+    return Trial(lesson, held_out.images, held_out_full, test.images, test_full, False)
+
+
+def camera(inputs: Inputs) -> Trial:
+    """The state of a static camera, ``ob`` of ``benchmarks.real_tasks``. The baseline is the task's base model.
+
+    Raises ``UserError`` if the clip or a model is not there.
+    """
+    clip, state = real_tasks.ONE, inputs.data / "state"
+    video = inputs.data / "videos" / clip.video
+    for path in (video, state / "ob_full.onnx", state / "ob_base.onnx"):
+        if not path.is_file():
+            raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
+    pictures = _region(video)
+    full = load_classifier(state / "ob_full.onnx", real_tasks.INPUT)
+    session = Session(full.path, "cpu", 1)
+    learn, tune, play = (
+        np.stack([crop(one, real_tasks.INPUT)[:, :, ::-1] for one in pictures[slice(*part)]])
+        for part in (clip.learn, clip.tune, clip.play)
+    )
+
+    def labels(images: Images) -> Labels:
+        found: Labels = traces.run_model(session, real_tasks.INPUT, traces.as_pictures(images)).argmax(1)
+        return found
+
+    chosen = _Targets(learn, labels(learn), load_classifier(state / "ob_base.onnx", real_tasks.INPUT))
+    views = 1 if inputs.smoke else _VIEWS
+    teacher = chosen.teacher(session, real_tasks.INPUT, views, inputs, "ob")
+    shape = Shape(*real_tasks.BASE, len(full.labels), 4)
+    convert, distil = (((1, 72),), ((1, 96),)) if inputs.smoke else _CAMERA_PHASES
+    spec = real_tasks.INPUT
+    lesson = Lesson("ob", shape, spec, teacher, chosen.pictures, convert, distil, _CAMERA_BATCH, _RATE)
+    return Trial(lesson, tune, labels(tune), play, labels(play), True)
+
+
+class _Targets:
+    """The representative pictures of a data set.
+
+    Attributes:
+        pictures: The representative pictures ``(r, h, w, 3)``.
+    """
+
+    def __init__(self, images: Images, labels: Labels, baseline: Classifier) -> None:
+        outputs = label.look(baseline, traces.as_pictures(images), 1)
+        self._images = images
+        self._chosen = representatives(outputs.embeddings, outputs.scores, labels, 0)
+        self.pictures = images[self._chosen.rows]
+
+    def teacher(self, session: Session, spec: Input, views: int, inputs: Inputs, name: str) -> Teacher:
+        """The pictures in views, with the full model's logits and the number of the representative picture."""
+
+        def outputs(images: Images) -> npt.NDArray[np.float32]:
+            logits = traces.run_model(session, spec, traces.as_pictures(images))
+            return np.column_stack([logits, self._chosen.of.astype(np.float32)])
+
+        progress = Progress(console=Console(quiet=True))
+        smoke = "-smoke" * inputs.smoke
+        return Teacher(outputs, self._images, views, 0, inputs.work / f"{name}{smoke}", progress)
+
+
+def _region(video: Path) -> list[Picture]:
+    x, y, width, height = _CAMERA_REGION
+    with contextlib.closing(Video(video)) as frames:
+        return [frame.picture[y : y + height, x : x + width].copy() for frame in frames.frames()]
