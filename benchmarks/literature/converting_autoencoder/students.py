@@ -24,8 +24,9 @@ from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.inference.image import Input, Size
 
 #: ``control``: distillation in all steps. ``converting``: an autoencoder from pictures to representative ones, then
-#: without decoder distilled. ``auxiliary``: distillation in all steps, with the decoder's error as a second loss.
-Arm = Literal["control", "converting", "auxiliary"]
+#: without decoder distilled. ``short``: that distillation alone, without an autoencoder before it. ``auxiliary``:
+#: distillation in all steps, with the decoder's error as a second loss.
+Arm = Literal["control", "converting", "short", "auxiliary"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 #: Weight of the decoder's error in the arm ``auxiliary``.
 _WEIGHT = 1.0
@@ -67,8 +68,9 @@ def train(arm: Arm, lesson: Lesson, seed: int, work: Path, say: Callable[[str], 
     classifier = ResNet(lesson.shape)
     whole = Recipe(_joined(lesson.convert, lesson.distil), lesson.rate, lesson.batch, _DECAY, seed=seed)
     soft = _distillation(lesson.shape.classes)
-    if arm == "control":
-        _fit(classifier, lesson, whole, soft, work, f"{lesson.name} {arm} {seed}", say)
+    if arm in ("control", "short"):
+        recipe = whole if arm == "control" else replace(whole, phases=lesson.distil)
+        _fit(classifier, lesson, recipe, soft, work, f"{lesson.name} {arm} {seed}", say)
         return classifier.eval()
     both = ConvertingAutoencoder(classifier)
     convert = _converting(lesson)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +11,11 @@ from rich.progress import Progress
 
 from benchmarks import real_tasks
 from benchmarks.literature import cifar_scores
+from benchmarks.literature.clip import region_pictures
 from benchmarks.literature.converting_autoencoder.representatives import representatives
 from benchmarks.literature.converting_autoencoder.students import Lesson
 from benchmarks.literature.row import Inputs
+from benchmarks.real.task import Range
 from cachenet.models.certify import traces
 from cachenet.models.data.cifar10 import Images
 from cachenet.models.export.classifier import Classifier, load_classifier
@@ -26,22 +26,20 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.bundle.zoo import DIRECTORY
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import Input, Picture, crop
-from cachenet.shared.media.video import Video
+from cachenet.shared.inference.image import Input, crop
 
 Labels = npt.NDArray[np.int64]
-#: A tenth of the base model's multiply-adds, so that each arm trains in minutes.
+#: A tenth of the base model's multiply-adds, so that an arm trains in seconds.
 _CIFAR_MACS = 4_200_000
 #: Epochs and picture sizes, of the autoencoder and of the distillation after it.
-_CIFAR_PHASES = (((2, 24), (1, 32)), ((3, 24), (2, 32)))
-_CIFAR_BATCH = 64
-#: Half of the builder's 60 epochs of ``benchmarks.real_tasks``, of which the autoencoder gets a third.
-_CAMERA_PHASES = (((4, 72), (6, 96)), ((4, 72), (16, 96)))
-_CAMERA_BATCH = 32
+_CIFAR_PHASES = (((2, 24),), ((2, 24), (1, 32)))
+#: Training pictures, their views that the teacher labels, and pictures of a batch.
+_CIFAR_PICTURES, _CIFAR_VIEWS, _CIFAR_BATCH = 2_000, 2, 32
+#: A quarter of the builder's 60 epochs of ``benchmarks.real_tasks``, of which the autoencoder gets a third.
+_CAMERA_PHASES = (((2, 72), (3, 96)), ((2, 72), (8, 96)))
+_CAMERA_BATCH, _CAMERA_VIEWS = 32, 4
 #: The builder's rate for batches of 32 pictures.
 _RATE = 0.1
-#: Views of the training pictures that the teacher labels.
-_VIEWS = 4
 #: Region of the models of ``ob``: left, top, width and height, pixels.
 _CAMERA_REGION = (168, 0, 432, 432)
 
@@ -75,8 +73,9 @@ def cifar(inputs: Inputs) -> Trial:
     held_out_full, test_full = (
         cifar_scores.logits(inputs, bundle, full, name).argmax(1) for name in ("held_out", "test")
     )
+    train = train.take(np.linspace(0, len(train) - 1, min(_CIFAR_PICTURES, len(train))).astype(np.int64))
     chosen = _Targets(train.images, train.labels, load_classifier(bundle.path(base)))
-    views = 1 if inputs.smoke else _VIEWS
+    views = 1 if inputs.smoke else _CIFAR_VIEWS
     teacher = chosen.teacher(Session(bundle.path(base), "cpu", 1), spec, views, inputs, "cifar10")
     shape = sized(_CIFAR_MACS, spec.size, len(bundle.manifest.labels), (1, 1, 1))
     convert, distil = (((1, 16),), ((1, 16),)) if inputs.smoke else _CIFAR_PHASES
@@ -95,12 +94,14 @@ def camera(inputs: Inputs) -> Trial:
     for path in (video, state / "ob_full.onnx", state / "ob_base.onnx"):
         if not path.is_file():
             raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
-    pictures = _region(video)
+    parts: tuple[Range, Range, Range] = (clip.learn, clip.tune, clip.play)
+    if inputs.smoke:
+        parts = ((520, 544), (544, 568), (568, 592))
+    pictures = region_pictures(video, _CAMERA_REGION, parts[2][1])
     full = load_classifier(state / "ob_full.onnx", real_tasks.INPUT)
     session = Session(full.path, "cpu", 1)
     learn, tune, play = (
-        np.stack([crop(one, real_tasks.INPUT)[:, :, ::-1] for one in pictures[slice(*part)]])
-        for part in (clip.learn, clip.tune, clip.play)
+        np.stack([crop(one, real_tasks.INPUT)[:, :, ::-1] for one in pictures[slice(*part)]]) for part in parts
     )
 
     def labels(images: Images) -> Labels:
@@ -108,12 +109,14 @@ def camera(inputs: Inputs) -> Trial:
         return found
 
     chosen = _Targets(learn, labels(learn), load_classifier(state / "ob_base.onnx", real_tasks.INPUT))
-    views = 1 if inputs.smoke else _VIEWS
+    views = 1 if inputs.smoke else _CAMERA_VIEWS
     teacher = chosen.teacher(session, real_tasks.INPUT, views, inputs, "ob")
     shape = Shape(*real_tasks.BASE, len(full.labels), 4)
     convert, distil = (((1, 72),), ((1, 96),)) if inputs.smoke else _CAMERA_PHASES
     spec = real_tasks.INPUT
-    lesson = Lesson("ob", shape, spec, teacher, chosen.pictures, convert, distil, _CAMERA_BATCH, _RATE)
+    lesson = Lesson(
+        "ob", shape, spec, teacher, chosen.pictures, convert, distil, _CAMERA_BATCH if not inputs.smoke else 12, _RATE
+    )
     return Trial(lesson, tune, labels(tune), play, labels(play), True)
 
 
@@ -140,9 +143,3 @@ class _Targets:
         progress = Progress(console=Console(quiet=True))
         smoke = "-smoke" * inputs.smoke
         return Teacher(outputs, self._images, views, 0, inputs.work / f"{name}{smoke}", progress)
-
-
-def _region(video: Path) -> list[Picture]:
-    x, y, width, height = _CAMERA_REGION
-    with contextlib.closing(Video(video)) as frames:
-        return [frame.picture[y : y + height, x : x + width].copy() for frame in frames.frames()]

@@ -1,10 +1,9 @@
-"""Base models with frames: CIFAR-10's, one of a camera's state, and EfficientNet-Lite0 on clips."""
+"""Base models with frames: CIFAR-10's, and one of a camera's state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +13,7 @@ from onnx import ModelProto
 
 from benchmarks import real_tasks
 from benchmarks.literature import cifar_scores
+from benchmarks.literature.clip import region_pictures
 from benchmarks.literature.row import Inputs
 from benchmarks.real.recording import record
 from benchmarks.real.task import Range, Task
@@ -23,11 +23,8 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.bundle.zoo import DIRECTORY
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Input, Picture, crop, encode
-from cachenet.shared.media.video import Video
 
 Logits = npt.NDArray[np.float32]
-#: Frames of a clip that the smoke run uses of each part.
-_SMOKE = 40
 
 
 @dataclass(frozen=True)
@@ -101,59 +98,27 @@ def camera(inputs: Inputs, name: str = "ob") -> Case:
     """A task of ``../shared/data/state``. Raises ``UserError`` if its files are not there."""
     clip, state = real_tasks.ONE, inputs.data / "state"
     full, base = state / f"{name}_full.onnx", state / f"{name}_base.onnx"
-    parts = (clip.learn, clip.tune, clip.play)
+    parts: tuple[Range, Range, Range] = (clip.learn, clip.tune, clip.play)
     region = (168, 0, 432, 432)
     spec, video = real_tasks.INPUT, inputs.data / "videos" / clip.video
-    return _clip(inputs, name, video, region, (full, spec), (base, spec), "imagenet", parts)
-
-
-def imagenet(inputs: Inputs) -> Case:
-    """EfficientNet-Lite0 for Lite2, of the bundle ``imagenet-lite``, on the clip ``vtest.avi``."""
-    bundle = Bundle(DIRECTORY / "imagenet-lite")
-    full, base = ((bundle.path(name), bundle.manifest.models[name].input) for name in ("full", "base"))
-    video = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
-    parts = ((0, 190), (200, 385), (395, 695))
-    return _clip(inputs, "vt_imagenet", video, None, full, base, "efficientnet-lite", parts)
-
-
-def _clip(
-    inputs: Inputs,
-    name: str,
-    video: Path,
-    region: tuple[int, int, int, int] | None,
-    full: tuple[Path, Input],
-    base: tuple[Path, Input],
-    preprocessing: str,
-    parts: tuple[Range, Range, Range],
-) -> Case:
-    (full_path, full_spec), (base_path, spec) = full, base
-    for path in (video, full_path, base_path):
+    for path in (video, full, base):
         if not path.is_file():
             raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
     if inputs.smoke:
-        parts = tuple((first, min(end, first + _SMOKE)) for first, end in parts)  # type: ignore[assignment]
+        parts = ((520, 544), (544, 568), (568, 592))
     learn, tune, play = parts
-    task = Task(name, full_path, video, region, full_path, base_path, preprocessing, (), None, learn, tune, play)
+    task = Task(name, full, video, region, full, base, "imagenet", (), None, learn, tune, play)
     inputs.say(f"{name}: both models on {sum(end - first for first, end in parts)} frames")
     recordings = record(task, inputs.work.parent / "recordings")
-    pictures = _pictures(video, region)
-    request = _request(pictures[slice(*play)][:50], full_spec)
+    pictures = region_pictures(video, region, play[1])
+    request = _request(pictures[slice(*play)][:50], spec)
     first, second, third = (
         Part([crop(one, spec) for one in pictures[slice(*part)]], recording.full, recording.base)
         for part, recording in zip(parts, (recordings.held_out, recordings.tune, recordings.play), strict=True)
     )
-    graph = onnx.load(str(base_path))
-    cost = model_cost(onnx.load(str(full_path)), full_spec.size)
+    graph = onnx.load(str(base))
+    cost = model_cost(onnx.load(str(full)), spec.size)
     return Case(name, graph, spec, _smaller(graph, spec), cost, request, first, second, third, first.full, 40)
-
-
-def _pictures(video: Path, region: tuple[int, int, int, int] | None) -> list[Picture]:
-    found = []
-    for frame in Video(video).frames():
-        height, width = frame.picture.shape[:2]
-        x, y, wide, high = region or (0, 0, width, height)
-        found.append(frame.picture[y : y + high, x : x + wide].copy())
-    return found
 
 
 def _request(pictures: Sequence[Picture], spec: Input | None = None) -> int:

@@ -34,7 +34,7 @@ SITES = 5
 #: Operators of a head that run, beside those that ``cost.operators`` counts.
 _ELEMENTWISE = ("Sub", "Mul")
 #: Runs of the models in turns for a measured time.
-_TURNS = 100
+_TURNS = 50
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ class Stages:
         self.sites = find_sites(case.base, case.spec.size, most)
         self.known = shapes(case.base, case.spec.size)
         self._files = files = [(number, work / f"{case.name}-{number}.onnx") for number in range(len(self.sites))]
-        if not all(path.exists() for _, path in files):
-            self._train(work)
+        missing = [number for number, path in files if not path.exists()]
+        if missing:
+            self._train(missing, work)
         found = {
             name: run_exits(self.graph, self.sites, files, case.spec, part.pictures, 1)
             for name, part in (("tune", case.tune), ("test", case.test))
@@ -98,16 +99,17 @@ class Stages:
             Stage("base", 1 + len(self.sites), None, found["tune"][1], found["test"][1]),
         ]
 
-    def _train(self, work: Path) -> None:
-        case = self.case
+    def _train(self, numbers: Sequence[int], work: Path) -> None:
+        """Train the exit heads of the sites ``numbers``."""
+        case, sites = self.case, [self.sites[number] for number in numbers]
         learn, tune = (
-            HeadData(record(case.base, self.sites, case.spec, part.pictures, 1), scores)
+            HeadData(record(case.base, sites, case.spec, part.pictures, 1), scores)
             for part, scores in ((case.learn, case.teacher), (case.tune, case.tune.full))
         )
         times = measure_times(self.graph, self.sites, case.spec, 1)
-        for number, site in enumerate(self.sites):
+        for number, site in zip(numbers, sites, strict=True):
             head = train_head("gati", number, site, self.known, learn, tune, times, 0, work)
-            head.path.rename(work / f"{case.name}-{number}.onnx")
+            head.path.rename(self._files[number][1])
 
     @cached_property
     def measured(self) -> tuple[list[float], list[float]]:

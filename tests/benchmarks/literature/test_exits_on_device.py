@@ -29,9 +29,9 @@ TIMES = Times([0.0, 1.0, 2.0, 4.0], [1.5, 0.1, 0.1, 0.0], 20.0)
 
 
 def drawn(seed: int, noise: tuple[float, ...] = (3.0, 3.0, 2.0, 1.0)) -> tuple[Case, list[Stage]]:
-    """A case of 300 tuning and test frames, and stages whose logits are the full model's with noise."""
+    """A case of 120 tuning and test frames, and stages whose logits are the full model's with noise."""
     rng = np.random.default_rng(seed)
-    tune, test = (6 * rng.normal(size=(300, 4)).astype(np.float32) for _ in range(2))
+    tune, test = (6 * rng.normal(size=(120, 4)).astype(np.float32) for _ in range(2))
     parts = [Part([], own, own) for own in (tune, tune, test)]
     case = Case("drawn", ModelProto(), INPUT, (ModelProto(), INPUT), FULL, 1000, *parts, tune, 1)
     stages = []
@@ -41,7 +41,7 @@ def drawn(seed: int, noise: tuple[float, ...] = (3.0, 3.0, 2.0, 1.0)) -> tuple[C
     return case, stages
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from((0.0, 0.01, 0.05)))
 def test_a_chosen_policy_keeps_the_limit_where_it_was_chosen(seed: int, limit: float) -> None:
     case, stages = drawn(seed)
@@ -51,7 +51,7 @@ def test_a_chosen_policy_keeps_the_limit_where_it_was_chosen(seed: int, limit: f
         assert not (outcome.false & ~outcome.local).any(), "the full model's answers are never false"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(0, 1000))
 def test_exits_that_are_chosen_never_make_a_decision_slower_where_they_were_chosen(seed: int) -> None:
     case, stages = drawn(seed)
