@@ -34,14 +34,14 @@ def measure(inputs: Inputs) -> Measurement:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for trial in (trials.camera(inputs), trials.cifar(inputs)):
-        lesson = trial.lesson
-        seeds = range(1 if inputs.smoke else _SEEDS[lesson.name])
+        setup = trial.setup
+        seeds = range(1 if inputs.smoke else _SEEDS[setup.name])
         outputs: dict[Arm, list[tuple[Logits, Logits]]] = {arm: [] for arm in ARMS}
         for seed in seeds:
             for arm in ARMS:
-                outputs[arm].append(_outputs(train(arm, lesson, seed, inputs.work, inputs.say), trial))
-        about = {"seeds": len(seeds), "macs": macs(ResNet(lesson.shape), lesson.spec.size), "frames": len(trial.test)}
-        found[lesson.name] = about | {"arms": compare(outputs, trial.held_out_full, trial.test_full, trial.consecutive)}
+                outputs[arm].append(_outputs(train(arm, setup, seed, inputs.work, inputs.say), trial))
+        about = {"seeds": len(seeds), "macs": macs(ResNet(setup.shape), setup.spec.size), "frames": len(trial.test)}
+        found[setup.name] = about | {"arms": compare(outputs, trial.held_out_full, trial.test_full, trial.consecutive)}
     gains = {arm: found["cifar10"]["arms"][arm]["gain"] for arm in ("converting", "auxiliary")}
     pays = any(
         gain["agreement"]["mean"] >= _AGREEMENT or gain["hits"][str(FALSE[1])]["mean"] >= _HITS
@@ -53,7 +53,7 @@ def measure(inputs: Inputs) -> Measurement:
 
 def _outputs(network: ResNet, trial: Trial) -> tuple[Logits, Logits]:
     """Logits for the held-out and for the test pictures."""
-    spec = trial.lesson.spec
+    spec = trial.setup.spec
     return scores(network, trial.held_out, spec), scores(network, trial.test, spec)
 
 

@@ -35,7 +35,7 @@ _DECAY = 1e-4
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSetup:
     """What the arms learn from.
 
     Attributes:
@@ -62,24 +62,24 @@ class Lesson:
     rate: float = 0.2
 
 
-def train(arm: Arm, lesson: Lesson, seed: int, work: Path, say: Callable[[str], None]) -> ResNet:
+def train(arm: Arm, setup: TrainingSetup, seed: int, work: Path, say: Callable[[str], None]) -> ResNet:
     """Train one arm, or continue from its checkpoints in ``work``. All arms of a seed start from the same weights."""
     torch.manual_seed(seed)
-    classifier = ResNet(lesson.shape)
-    whole = Recipe(_joined(lesson.convert, lesson.distil), lesson.rate, lesson.batch, _DECAY, seed=seed)
-    soft = _distillation(lesson.shape.classes)
+    classifier = ResNet(setup.shape)
+    whole = Recipe(_joined(setup.convert, setup.distil), setup.rate, setup.batch, _DECAY, seed=seed)
+    soft = _distillation(setup.shape.classes)
     if arm in ("control", "short"):
-        recipe = whole if arm == "control" else replace(whole, phases=lesson.distil)
-        _fit(classifier, lesson, recipe, soft, work, f"{lesson.name} {arm} {seed}", say)
+        recipe = whole if arm == "control" else replace(whole, phases=setup.distil)
+        _fit(classifier, setup, recipe, soft, work, f"{setup.name} {arm} {seed}", say)
         return classifier.eval()
     both = ConvertingAutoencoder(classifier)
-    convert = _converting(lesson)
+    convert = _converting(setup)
     if arm == "auxiliary":
-        _fit(both, lesson, whole, _sum(soft, convert), work, f"{lesson.name} {arm} {seed}", say)
+        _fit(both, setup, whole, _sum(soft, convert), work, f"{setup.name} {arm} {seed}", say)
         return classifier.eval()
-    _fit(both, lesson, replace(whole, phases=lesson.convert), convert, work, f"{lesson.name} {arm} {seed} 1", say)
-    recipe = replace(whole, phases=lesson.distil)
-    _fit(classifier, lesson, recipe, soft, work, f"{lesson.name} {arm} {seed} 2", say)
+    _fit(both, setup, replace(whole, phases=setup.convert), convert, work, f"{setup.name} {arm} {seed} 1", say)
+    recipe = replace(whole, phases=setup.distil)
+    _fit(classifier, setup, recipe, soft, work, f"{setup.name} {arm} {seed} 2", say)
     return classifier.eval()
 
 
@@ -92,17 +92,23 @@ def _joined(first: tuple[tuple[int, Size], ...], second: tuple[tuple[int, Size],
 
 
 def _fit(
-    network: Network, lesson: Lesson, recipe: Recipe, loss: Loss, work: Path, title: str, say: Callable[[str], None]
+    network: Network,
+    setup: TrainingSetup,
+    recipe: Recipe,
+    loss: Loss,
+    work: Path,
+    title: str,
+    say: Callable[[str], None],
 ) -> None:
     """Train ``network`` in place; see ``fit``."""
-    name = f"{title.replace(' ', '-')}-{key(lesson.shape, digest(lesson.targets.tobytes()), recipe)}.pt"
-    steps = lesson.teacher.steps(recipe.batch)
+    name = f"{title.replace(' ', '-')}-{key(setup.shape, digest(setup.targets.tobytes()), recipe)}.pt"
+    steps = setup.teacher.steps(recipe.batch)
     say(f"{title}: {recipe.epochs} epochs of {steps} steps")
     history = fit(
         network,
-        lesson.spec,
+        setup.spec,
         recipe,
-        lesson.teacher.epoch(recipe.batch),
+        setup.teacher.epoch(recipe.batch),
         steps,
         loss,
         work / name,
@@ -123,9 +129,9 @@ def _distillation(classes: int) -> Loss:
     return lambda heads, target: loss(heads, target[:, :classes])
 
 
-def _converting(lesson: Lesson) -> Loss:
+def _converting(setup: TrainingSetup) -> Loss:
     """Mean squared error between the decoder's picture and the representative one, scaled to its size."""
-    targets, classes = normalise(lesson.targets, lesson.spec), lesson.shape.classes
+    targets, classes = normalise(setup.targets, setup.spec), setup.shape.classes
 
     def loss(heads: list[Tensor], target: Tensor) -> Tensor:
         wanted = targets[target[:, classes].long()]

@@ -13,7 +13,7 @@ from benchmarks import real_tasks
 from benchmarks.literature import cifar_scores
 from benchmarks.literature.clip import region_pictures
 from benchmarks.literature.converting_autoencoder.representatives import representatives
-from benchmarks.literature.converting_autoencoder.students import Lesson
+from benchmarks.literature.converting_autoencoder.students import TrainingSetup
 from benchmarks.literature.row import Inputs
 from benchmarks.real.task import Range
 from cachenet.models.certify import traces
@@ -49,13 +49,13 @@ class Trial:
     """Data of one comparison.
 
     Attributes:
-        lesson: What the arms learn from.
+        setup: What the arms learn from.
         held_out, test: Pictures ``(n, h, w, 3)`` to fit thresholds on and to measure on.
         held_out_full, test_full: The full model's labels ``(n,)``.
         consecutive: Whether the test pictures are consecutive frames.
     """
 
-    lesson: Lesson
+    setup: TrainingSetup
     held_out: Images
     held_out_full: Labels
     test: Images
@@ -80,8 +80,8 @@ def cifar(inputs: Inputs) -> Trial:
     shape = sized(_CIFAR_MACS, spec.size, len(bundle.manifest.labels), (1, 1, 1))
     convert, distil = (((1, 16),), ((1, 16),)) if inputs.smoke else _CIFAR_PHASES
     batch = 16 if inputs.smoke else _CIFAR_BATCH
-    lesson = Lesson("cifar10", shape, spec, teacher, chosen.pictures, convert, distil, batch, _RATE)
-    return Trial(lesson, held_out.images, held_out_full, test.images, test_full, False)
+    setup = TrainingSetup("cifar10", shape, spec, teacher, chosen.pictures, convert, distil, batch, _RATE)
+    return Trial(setup, held_out.images, held_out_full, test.images, test_full, False)
 
 
 def camera(inputs: Inputs) -> Trial:
@@ -114,10 +114,10 @@ def camera(inputs: Inputs) -> Trial:
     shape = Shape(*real_tasks.BASE, len(full.labels), 4)
     convert, distil = (((1, 72),), ((1, 96),)) if inputs.smoke else _CAMERA_PHASES
     spec = real_tasks.INPUT
-    lesson = Lesson(
+    setup = TrainingSetup(
         "ob", shape, spec, teacher, chosen.pictures, convert, distil, _CAMERA_BATCH if not inputs.smoke else 12, _RATE
     )
-    return Trial(lesson, tune, labels(tune), play, labels(play), True)
+    return Trial(setup, tune, labels(tune), play, labels(play), True)
 
 
 class _Targets:

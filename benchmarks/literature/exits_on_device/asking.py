@@ -35,7 +35,7 @@ class Question:
 
 
 def question(device: DeviceProfile, link: str, full: Cost, picture: int) -> Question:
-    """A question with a picture of so many bytes to a full model of that cost on the server ``cpu``."""
+    """A question about a picture of ``picture`` bytes to a full model of cost ``full`` on the server ``cpu``."""
     profile, server = link_profiles.load(link), hardware_profiles.server("cpu")
     wait = profile.rtt_ms / 1e3 + 2 * server.broker_ms / 1e3 + server.seconds(full, 1)
     up, down = (

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from benchmarks.literature.converting_autoencoder.measure import FALSE, compare
 from benchmarks.literature.converting_autoencoder.network import ConvertingAutoencoder
 from benchmarks.literature.converting_autoencoder.representatives import representatives
-from benchmarks.literature.converting_autoencoder.students import ARMS, Lesson, train
+from benchmarks.literature.converting_autoencoder.students import ARMS, TrainingSetup, train
 from cachenet.models.data.cifar10 import INPUT, cache_directory
 from cachenet.models.train.distill import Teacher
 from cachenet.models.train.networks import ResNet, Shape, macs
@@ -62,16 +62,16 @@ def test_all_arms_have_the_same_classifier_and_the_same_number_of_steps(tmp_path
     images = rng.integers(0, 255, (16, 16, 16, 3), np.uint8)
     outputs = np.column_stack([rng.normal(size=(16, 3)), rng.integers(0, 2, 16)]).astype(np.float32)
     teacher = Teacher(lambda _: outputs, images, 1, 0, tmp_path, Progress(console=Console(quiet=True)))
-    lesson = Lesson("drawn", SHAPE, INPUT, teacher, images[:2], ((1, 8),), ((1, 8), (1, 16)), batch=8)
+    setup = TrainingSetup("drawn", SHAPE, INPUT, teacher, images[:2], ((1, 8),), ((1, 8), (1, 16)), batch=8)
     steps: dict[str, int] = {}
     for arm in ARMS:
-        said: list[str] = []
-        network = train(arm, lesson, 0, tmp_path / arm, said.append)
+        lines: list[str] = []
+        network = train(arm, setup, 0, tmp_path / arm, lines.append)
         assert macs(network) == macs(ResNet(SHAPE))
-        steps[arm] = sum("an epoch is done" in line for line in said)
-        again: list[str] = []
-        train(arm, lesson, 0, tmp_path / arm, again.append)
-        assert not any("an epoch is done" in line for line in again), "a finished arm is not trained again"
+        steps[arm] = sum("an epoch is done" in line for line in lines)
+        repeated: list[str] = []
+        train(arm, setup, 0, tmp_path / arm, repeated.append)
+        assert not any("an epoch is done" in line for line in repeated), "a finished arm is not trained again"
     assert steps == {"control": 3, "converting": 3, "auxiliary": 3, "short": 2}
 
 
@@ -95,6 +95,6 @@ def test_the_row_runs(tmp_path: Path) -> None:
         pytest.skip("the row needs ../shared/data and CIFAR-10")
     command = [sys.executable, "-m", "benchmarks.literature", "--row", "converting-autoencoder", "--smoke", "--json"]
     done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
-    assert told["smoke"]
-    assert set(told["ob"]["arms"]) == set(told["cifar10"]["arms"]) == set(ARMS)
+    found = json.loads(done.stdout)
+    assert found["smoke"]
+    assert set(found["ob"]["arms"]) == set(found["cifar10"]["arms"]) == set(ARMS)

@@ -32,12 +32,12 @@ def drawn(seed: int, noise: tuple[float, ...] = (3.0, 3.0, 2.0, 1.0)) -> tuple[C
     """A case of 120 tuning and test frames, and stages whose logits are the full model's with noise."""
     rng = np.random.default_rng(seed)
     tune, test = (6 * rng.normal(size=(120, 4)).astype(np.float32) for _ in range(2))
-    parts = [Part([], own, own) for own in (tune, tune, test)]
-    case = Case("drawn", ModelProto(), INPUT, (ModelProto(), INPUT), FULL, 1000, *parts, tune, 1)
+    first, second = (Part([], own, own) for own in (tune, test))
+    case = Case("drawn", ModelProto(), INPUT, (ModelProto(), INPUT), FULL, 1000, first, first, second, tune, 1)
     stages = []
     for site, sigma in enumerate(noise):
-        first, second = (own + sigma * rng.normal(size=own.shape).astype(np.float32) for own in (tune, test))
-        stages.append(Stage(str(site), site, None, first, second))
+        noisy = [own + sigma * rng.normal(size=own.shape).astype(np.float32) for own in (tune, test)]
+        stages.append(Stage(str(site), site, None, *noisy))
     return case, stages
 
 
@@ -113,6 +113,6 @@ def test_the_row_runs(tmp_path: Path) -> None:
         pytest.skip("the row needs ../shared/data")
     command = [sys.executable, "-m", "benchmarks.literature", "--row", "exits-on-device", "--smoke", "--json"]
     done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
-    assert told["smoke"]
-    assert {"hi", "ee-hi", "small"} <= set(told["ob"]["rpi4"]["0.01"])
+    found = json.loads(done.stdout)
+    assert found["smoke"]
+    assert {"hi", "ee-hi", "small"} <= set(found["ob"]["rpi4"]["0.01"])
