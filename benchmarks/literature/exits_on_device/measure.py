@@ -24,7 +24,7 @@ _LINK, _LINKS = "wifi", ("lan", "wifi", "3g")
 #: The machine that runs the measurement, and devices by profile.
 _HOST, _DEVICES = "host", ("rpi4", "rpi5")
 #: Policies that are chosen on the test frames as well: exactly equal shares of false hits, which no user can have.
-_HINDSIGHT = ("hi", "ee-hi", "small", "small+base")
+_HINDSIGHT = ("hi", "ee-hi", "exit-only", "small", "small+base")
 #: Samples of a bootstrap.
 _DRAWS = 1000
 Floats = npt.NDArray[np.float64]
