@@ -1,0 +1,46 @@
+"""CIFAR-10's splits, with the logits of the bundle's models, computed once."""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.literature.row import Inputs
+from cachenet.models.certify import traces
+from cachenet.models.data import cifar10
+from cachenet.models.data.cifar10 import Split
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference.engine import Session
+
+Logits = npt.NDArray[np.float32]
+SplitName = Literal["train", "held_out", "test"]
+#: Pictures of each split, evenly spaced: the full model labels the last two in half a minute.
+_PICTURES: dict[SplitName, int] = {"train": 6_000, "held_out": 800, "test": 1_200}
+#: The same, to show that a row runs.
+_SMOKE: dict[SplitName, int] = {"train": 64, "held_out": 48, "test": 48}
+
+
+def split(name: SplitName, smoke: bool) -> Split:
+    """The pictures of a split that a row uses. Raises ``DatasetError`` if CIFAR-10 cannot be downloaded."""
+    data = cifar10.load()
+    whole = {"train": data.train, "held_out": data.held_out, "test": data.test}[name]
+    return whole.take(np.linspace(0, len(whole) - 1, (_SMOKE if smoke else _PICTURES)[name]).astype(np.int64))
+
+
+def logits(inputs: Inputs, bundle: Bundle, model: str, name: SplitName) -> Logits:
+    """Logits ``(n, classes)`` of a model of the bundle for ``split(name)``. All rows share the stored ones."""
+    entry = bundle.manifest.models[model]
+    path = inputs.work.parent / "cifar10" / f"{entry.sha256[:16]}-{name}{'-smoke' * inputs.smoke}.npy"
+    if not path.exists():
+        pictures = traces.as_pictures(split(name, inputs.smoke).images)
+        inputs.say(f"model {model} on {len(pictures)} pictures of {name}")
+        found = traces.run_model(Session(bundle.path(model), "cpu", 1), entry.input, pictures)
+        data = io.BytesIO()
+        np.save(data, found)
+        atomic_files.write(path, data.getbuffer())
+    stored: Logits = np.load(path)
+    return stored
