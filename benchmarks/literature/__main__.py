@@ -56,8 +56,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if chosen.json:
-        told = {"row": chosen.row, "published": one.published, "measured": result.measured, "unit": result.unit}
-        print(json.dumps({**told, "pays": result.pays, "smoke": inputs.smoke, **result.details}))
+        about = {"row": chosen.row, "published": one.published, "measured": result.measured, "unit": result.unit}
+        print(json.dumps({**about, "pays": result.pays, "smoke": inputs.smoke, **result.details}))
         return
     print(f"published  {one.published}")
     print(f"measured   {result.measured:.4g} {result.unit}" + (" (smoke: means nothing)" if inputs.smoke else ""))
