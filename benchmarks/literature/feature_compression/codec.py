@@ -49,7 +49,8 @@ class Codec:
             if model is not None:
                 encoder.encode((channel - low).ravel().astype(np.int32), model)
         # The coder's words have four bytes. Zero bytes at the end need not be sent: the decoder appends them.
-        return encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        data: bytes = encoder.get_compressed().astype("<u4").tobytes()
+        return data.rstrip(b"\0")
 
     def decode(self, data: bytes) -> Integers:
         """The integers ``(channels, h, w)`` of ``encode``'s bytes."""

@@ -36,7 +36,7 @@ def plot(path: Path, title: str, features: dict[str, list[Sent]], rivals: list[S
     axes.set_title(title)
     axes.grid(color="#ececec")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, format="png")
 
