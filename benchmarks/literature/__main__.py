@@ -21,7 +21,7 @@ from cachenet.shared.command.errors import UserError
 
 #: Rows, and the modules that measure them. Each module has a ``ROW``.
 ROWS = {
-    "feature-compression": "feature_compression",
+    "feature-compression": "feature_compression.measure",
     "converting-autoencoder": "converting_autoencoder",
     "learned-offloading": "learned_offloading",
     "time-estimation": "time_estimation",

@@ -1,0 +1,109 @@
+"""The tasks of the row: a split classifier, its training pictures, and the measured pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.literature.feature_compression.distil import Schedule
+from benchmarks.literature.feature_compression.split_model import resnet_part, state_classifier
+from benchmarks.literature.row import Inputs
+from benchmarks.real.measure import BLOCK
+from benchmarks.real_tasks import EXISTING, INPUT, ONE, existing_task
+from cachenet.models.data import cifar10
+from cachenet.models.train.training import camera_augment
+from cachenet.shared.bundle import zoo
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.image import crop
+from cachenet.shared.media.video import Video
+
+Images = npt.NDArray[np.uint8]
+
+#: The task of the paper's row.
+PAPER = "cifar10"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task.
+
+    Attributes:
+        name: Its name.
+        base: The base model of the same task, ONNX.
+        schedule: Model, training pictures and length of the training.
+        choice: Pictures ``(n, h, w, 3)`` RGB on which a level is chosen, and their true labels.
+        measured: Pictures of the measurement, and their true labels.
+        block: Consecutive measured pictures that depend on each other.
+        rates: Channels and bits of each level of ``Selection``.
+        sent: Channels that ``Transform`` sends.
+    """
+
+    name: str
+    base: Path
+    schedule: Schedule
+    choice: tuple[Images, npt.NDArray[np.int64]]
+    measured: tuple[Images, npt.NDArray[np.int64]]
+    block: int
+    rates: tuple[tuple[int, int], ...]
+    sent: int
+
+
+def names() -> dict[str, Callable[[Inputs], Task]]:
+    """The tasks and their makers."""
+    return {PAPER: cifar10_task, **{name: partial(state_task, name) for name in EXISTING}}
+
+
+def cifar10_task(inputs: Inputs) -> Task:
+    """The ResNet-18 of the CIFAR-10 bundle, split after its first block."""
+    data = cifar10.load()
+    count, choice, measured, batch = (64, 32, 48, 16) if inputs.smoke else (2048, 250, 600, 64)
+    bundle = zoo.find(PAPER)
+    split = resnet_part(bundle / "full/1/model.onnx", cifar10.INPUT.side)
+    rng = np.random.default_rng(0)
+    training = data.train.images[rng.permutation(len(data.train))[:count]]
+    held, test = (
+        part.take(rng.permutation(len(part))[:some]) for part, some in ((data.held_out, choice), (data.test, measured))
+    )
+    epochs = (1, 1, 1) if inputs.smoke else (1, 2, 5)
+    schedule = Schedule(split, training, cifar10.INPUT, None, batch, 2 if inputs.smoke else 32, epochs)
+    rates = ((1, 4), (1, 8), (2, 4), (4, 4), (8, 4))
+    return Task(
+        PAPER,
+        bundle / "base/1/model.onnx",
+        schedule,
+        (held.images, held.labels),
+        (test.images, test.labels),
+        1,
+        rates,
+        sent=16,
+    )
+
+
+def state_task(name: str, inputs: Inputs) -> Task:
+    """A state classifier of ``benchmarks.real`` on a region of a real clip."""
+    video = inputs.data / "videos" / ONE.video
+    found = existing_task(name, video, inputs.data / "state")
+    if missing := next((path for path in (video, found.full) if not path.exists()), None):
+        raise UserError(f"{missing}: not found; give --data")
+    assert found.region is not None and found.truth is not None
+    x, y, width, height = found.region
+    first, end = ONE.held_out[0], (ONE.play[0] + 40 if inputs.smoke else ONE.play[1])
+    pictures = {}
+    for number, frame in enumerate(Video(video).frames()):
+        if number >= end:
+            break
+        if number >= first:
+            pictures[number] = crop(frame.picture[y : y + height, x : x + width], INPUT)[:, :, ::-1]
+    learn, tune, play = (
+        np.stack([pictures[number] for number in range(*part)]) for part in (ONE.learn, ONE.tune, (ONE.play[0], end))
+    )
+    truth = np.array([int(line) for line in found.truth.read_text().split()])[: len(play)]
+    sizes = (16, 2, (1, 1, 1)) if inputs.smoke else (32, 20, (2, 10, 24))
+    schedule = Schedule(state_classifier(found.full, INPUT.side), learn, INPUT, camera_augment, *sizes)
+    rates = ((1, 4), (1, 8), (2, 4), (4, 4))
+    return Task(name, found.base, schedule, (tune, np.full(len(tune), -1)), (play, truth), BLOCK, rates, sent=8)
