@@ -21,7 +21,7 @@ from cachenet.models.export import quantise
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.cascade.detect.detections import Detections, counts, match, pooled_f1
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.inference.image import Picture, preprocessor
+from cachenet.shared.inference.image import Picture, crop, preprocessor
 
 NAMES = ("nanodet_plus_m_416", "yolox_nano_416", "fastestdet_352", "person_nano_192")
 #: Frames that ranges come from: the first part of a clip. The measured frames are from its second half.
@@ -66,7 +66,7 @@ def measure(name: str, data: Path, count: int) -> dict[str, Any]:
     model = load_detector(data / "detectors" / f"{name}.onnx")
     clip_frames = [frames(path, count) for path in clips(data)]
     prepare = preprocessor(model.input)
-    images = np.concatenate([prepare(one) for early, _ in clip_frames for one in early])
+    images = np.concatenate([prepare(crop(one, model.input)) for early, _ in clip_frames for one in early])
     variants = {variant: quantise.int8(model.graph, images, kinds) for variant, kinds in VARIANTS.items()}
     plain, *others = seconds([model.graph, *variants.values()])
     reference = [run(model, late) for _, late in clip_frames]

@@ -225,7 +225,8 @@ def distil(small: ResNet, teacher: ResNet, data: Cifar10, stages: int, checkpoin
             rows = rng.choice(len(data.train), chosen.batch, replace=False)
             images = augment(data.train.images[rows], rng)
             with torch.no_grad():
-                yield images, teacher(normalise(images, INPUT))
+                target = teacher(normalise(images, INPUT))
+            yield images, target
 
     loss = distillation_loss()
     fit(small, INPUT, chosen, batches, _STAGE // chosen.batch, loss, checkpoint, progress, "pruned")

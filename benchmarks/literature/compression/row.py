@@ -40,7 +40,7 @@ _TEST, _HELD = 4000, 1000
 #: Training images that INT8 ranges come from.
 _CALIBRATION = 100
 #: Measured frames of a clip.
-_FRAMES = 60
+_FRAMES = 40
 #: Images of a batch.
 _BATCH = 50
 #: Bars: speed of the full model and of a detector; loss of accuracy and of average precision.

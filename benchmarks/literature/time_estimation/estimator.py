@@ -64,9 +64,10 @@ class KindEstimator:
             from sklearn.ensemble import HistGradientBoostingRegressor
             from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+            # Of nine settings this had the least error for a fifth of the sweep's networks, fitted to the others.
             self._trees = HistGradientBoostingRegressor(
-                learning_rate=0.1, max_iter=200, max_leaf_nodes=12, min_samples_leaf=6, l2_regularization=1.0,
-                random_state=0,
+                loss="absolute_error", learning_rate=0.1, max_iter=200, max_leaf_nodes=12, min_samples_leaf=6,
+                l2_regularization=1.0, random_state=0,
             )  # fmt: skip
             with threadpool_limits(1):  # several threads wait for each other on a busy machine
                 self._trees.fit([_described(one) for one in kernels], ratios)
