@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from cachenet.shared.inference.engine import session_options
 
-#: Fewest runs of a model.
+#: Runs of a model.
 _RUNS = 30
 
 

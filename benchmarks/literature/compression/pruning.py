@@ -35,8 +35,8 @@ from cachenet.shared.command import atomic_files
 _STAGE = 2560
 #: Images that importance comes from, and images that the pruned network is fitted to before training.
 _SAMPLE, _RECONSTRUCTED = 256, 768
-#: Cells of maps that a convolution is fitted to, and the weight of its ridge relative to the mean square.
-_SAMPLES, _RIDGE = 16_000, 1e-4
+#: Cells of an image's maps that a convolution is fitted to, and the weight of its ridge relative to the mean square.
+_CELLS, _RIDGE = 20, 1e-4
 #: Smallest share of a block's channels that pruning leaves.
 _LEAST_LEFT = 0.2
 #: Channels are removed in multiples of this, the block of ONNX Runtime's convolutions on AVX2.
@@ -193,10 +193,9 @@ def reconstruct(small: ResNet, teacher: ResNet, images: Images) -> None:
 def _least_squares(inputs: Tensor, wanted: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Weight and bias of the 3x3 convolution of ``inputs`` that is nearest to ``wanted``, at random cells."""
     cells = wanted.shape[2] * wanted.shape[3]
-    each = max(1, min(cells, _SAMPLES // len(inputs)))
     rows, targets = [], []
     for one, other in zip(inputs, wanted, strict=True):
-        chosen = torch.from_numpy(rng.permutation(cells)[:each])
+        chosen = torch.from_numpy(rng.permutation(cells)[:_CELLS])
         rows.append(F.unfold(one[None], 3, padding=1)[0][:, chosen].T)
         targets.append(other.flatten(1)[:, chosen].T)
     table = F.pad(torch.cat(rows), (0, 1), value=1.0).double()

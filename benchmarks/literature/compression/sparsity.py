@@ -63,6 +63,6 @@ def interpolation(channels: int, side: int, separable: bool) -> ModelProto:
         x = graph.node("Resize", [x, "", name], f"larger{number}", mode="linear")
     kind = TensorProto.FLOAT
     taken = helper.make_tensor_value_info("image", kind, [1, channels, side, side])
-    given = helper.make_tensor_value_info(x, kind, [1, channels, 2 * side, 2 * side])
-    made = helper.make_graph(graph.nodes, "interpolation", [taken], [given], graph.weights)
+    enlarged = helper.make_tensor_value_info(x, kind, [1, channels, 2 * side, 2 * side])
+    made = helper.make_graph(graph.nodes, "interpolation", [taken], [enlarged], graph.weights)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -70,10 +70,10 @@ def read(profile: Path, optimised: Path) -> tuple[list[Kernel], list[list[float]
 def kernel(node: NodeProto, event: Mapping[str, Any]) -> Kernel:
     """A node with the shapes that its event states."""
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-    taken, given = _tensors(event["input_type_shape"]), _tensors(event["output_type_shape"])
-    moved = float(sum(_size(one) for one in (*taken, *given)))
+    taken, results = _tensors(event["input_type_shape"]), _tensors(event["output_type_shape"])
+    moved = float(sum(_size(one) for one in (*taken, *results)))
     shapes = [shape for _, shape in taken]
-    out = given[0][1] if given else ()
+    out = results[0][1] if results else ()
     macs = 0.0
     weight: Shape = ()
     if node.op_type in _CONVOLUTIONS:
