@@ -1,6 +1,6 @@
 """Detectors in INT8 against themselves in float32: time, and agreement on real clips.
 
-H. Chen et al., "AQD: Towards Accurate Quantized Object Detection" (arXiv 2007.06919) report that quantised detectors
+P. Chen et al., "AQD: Towards Accurate Quantized Object Detection" (arXiv 2007.06919) report that quantised detectors
 can equal those in floating point, after training with quantisation. Here the ranges come from unlabelled frames.
 """
 

@@ -74,13 +74,13 @@ def _full_model(inputs: Inputs) -> dict[str, dict[str, Any]]:
     full = quantise.folded(onnx.load(str(FULL)))
     teacher = pruning.residual_part(full)
     pruning.restore_statistics(teacher, data.train.images[:256])
-    inputs.say("pruning: three minutes of one core")
+    inputs.say("pruning: two minutes of one core")
     start, small = (pruning.started(teacher, data, _RATIO, inputs.work / "pruned.pt") for _ in range(2))
-    inputs.say("distillation: ten minutes of one core")
+    inputs.say("distillation: six minutes of one core")
     with Progress(console=Console(file=io.StringIO())) as progress:
         if not inputs.smoke:
             pruning.distil(small, teacher, data, _STAGES, inputs.work / "distilled.pt", progress)
-    inputs.say("accuracy: ten minutes of one core")
+    inputs.say("accuracy: five minutes of one core")
     test, held = _first(data.test, _TEST), _first(data.held_out, _HELD)
     both = Split(np.concatenate([test.images, held.images]), np.concatenate([test.labels, held.labels]))
     head = numpy_helper.to_array(next(one for one in full.graph.initializer if one.name == "head.weight"))
@@ -125,7 +125,7 @@ def _detectors(inputs: Inputs) -> dict[str, Any]:
     names = detectors.NAMES[-1:] if inputs.smoke else detectors.NAMES
     found = {}
     for left, name in zip(range(len(names), 0, -1), names, strict=True):
-        inputs.say(f"INT8 of {name}: {left} detectors left, two minutes of one core each")
+        inputs.say(f"INT8 of {name}: {left} detectors left, a minute of one core each")
         path = inputs.work / "detectors" / f"{name}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
