@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -18,7 +13,6 @@ from hypothesis import strategies as st
 from benchmarks.literature.compression import pruning, sparsity
 from benchmarks.literature.compression.detectors import average_precision
 from benchmarks.literature.timing import quicker_half
-from cachenet.models.data.cifar10 import cache_directory
 from cachenet.models.export.quantise import folded
 from cachenet.models.train.networks import Block
 
@@ -96,16 +90,3 @@ def test_average_precision_falls_with_a_wrong_detection_of_high_score() -> None:
 
 def test_slow_runs_count_for_nothing() -> None:
     assert quicker_half([3.0, 1.0, 99.0, 2.0]) == 1.5
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (cache_directory() / "cifar-10").exists(), reason="needs CIFAR-10")
-@pytest.mark.skipif(not Path("../shared/data/detectors").exists(), reason="needs the detectors beside the project")
-def test_a_smoke_run_prints_every_figure(tmp_path: Path) -> None:
-    pytest.importorskip("torch_pruning")
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "compression", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["smoke"]
-    assert set(found["full_model"]) >= {"full", "pruned", "pruned, INT8"}
-    assert found["detectors"]
