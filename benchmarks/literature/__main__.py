@@ -24,8 +24,8 @@ ROWS = {
     "feature-compression": "feature_compression.measure",
     "converting-autoencoder": "converting_autoencoder",
     "learned-offloading": "learned_offloading",
-    "time-estimation": "time_estimation",
-    "compression": "compression",
+    "time-estimation": "time_estimation.row",
+    "compression": "compression.row",
     "scene-reuse": "scene_reuse",
     "exits-on-device": "exits_on_device",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +42,15 @@ class PrecisionComparison:
     time: float
 
 
-def int8(model: ModelProto, images: Tensor) -> ModelProto:
-    """Quantise ``model`` with ranges from ``images`` ``(n, 3, h, w)``; keep the metadata."""
+def int8(model: ModelProto, images: Tensor, operators: Sequence[str] | None = None) -> ModelProto:
+    """Quantise ``model`` with ranges from ``images`` ``(n, 3, h, w)``; keep the metadata.
+
+    Args:
+        operators: Kinds of operators to quantise; None for all that ONNX Runtime can.
+    """
     with tempfile.TemporaryDirectory() as directory, _quiet():
         floats, out = Path(directory, "floats.onnx"), Path(directory, "int8.onnx")
-        onnx.save(_with_opset(_folded(model), _PER_CHANNEL), str(floats))
+        onnx.save(_with_opset(folded(model), _PER_CHANNEL), str(floats))
         quantize_static(
             str(floats),
             str(out),
@@ -55,6 +59,7 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            op_types_to_quantize=None if operators is None else list(operators),
         )
         quantised = onnx.load(str(out))
     del quantised.metadata_props[:]
@@ -80,12 +85,12 @@ def _with_opset(model: ModelProto, least: int) -> ModelProto:
     return model if version >= least else onnx.version_converter.convert_version(model, least)
 
 
-def _folded(model: ModelProto) -> ModelProto:
+def folded(model: ModelProto) -> ModelProto:
     """Fold the casts of stored float16 and INT8 weights to float32, because they hide weights from the quantiser."""
-    folded = copied(model)
-    stored = {weight.name: weight for weight in folded.graph.initializer}
+    changed = copied(model)
+    stored = {weight.name: weight for weight in changed.graph.initializer}
     nodes = []
-    for node in folded.graph.node:
+    for node in changed.graph.node:
         constant = all(name in stored for name in node.input)
         if constant and node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT:
             value = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
@@ -97,10 +102,10 @@ def _folded(model: ModelProto) -> ModelProto:
             continue
         stored[node.output[0]] = numpy_helper.from_array(value, node.output[0])
     needed = {name for node in nodes for name in node.input}
-    del folded.graph.node[:], folded.graph.initializer[:]
-    folded.graph.node.extend(nodes)
-    folded.graph.initializer.extend(weight for name, weight in stored.items() if name in needed)
-    return folded
+    del changed.graph.node[:], changed.graph.initializer[:]
+    changed.graph.node.extend(nodes)
+    changed.graph.initializer.extend(weight for name, weight in stored.items() if name in needed)
+    return changed
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

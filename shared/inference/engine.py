@@ -162,7 +162,8 @@ def _tensor_info(node: ort.NodeArg) -> TensorInfo:
     return TensorInfo(node.name, node.type.removeprefix("tensor(").removesuffix(")"), shape)
 
 
-def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> ort.InferenceSession:
+def session_options(threads: int) -> ort.SessionOptions:
+    """Options of all sessions."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -170,7 +171,11 @@ def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> o
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(*EXACT)
-    wanted = providers(provider)
+    return options
+
+
+def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> ort.InferenceSession:
+    options, wanted = session_options(threads), providers(provider)
     try:
         source = path_or_bytes(model) if isinstance(model, Path) else model
         return ort.InferenceSession(source, options, providers=wanted)
