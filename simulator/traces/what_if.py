@@ -36,7 +36,7 @@ from cachenet.simulator.traces.replay import check_version, loader, picture_of
 from cachenet.simulator.traces.scene_recording import Meter, RecordedFlow
 
 #: Settings that change decisions and that a replay can change.
-KEYS = ("max_disagreement", "max_object_error", "audit_share", "mode", "deadline_ms", "levels", "broker")
+KEYS = ("max_disagreement", "max_object_error", "audit_share", "mode", "deadline_ms", "levels")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cachenet.shared.command.config import ConfigError
 from cachenet.simulator.cli import app
 from cachenet.simulator.report.what_if import measures
 from cachenet.simulator.traces.questions import Outcomes, Question
-from cachenet.simulator.traces.what_if import WhatIf, parse, what_if
+from cachenet.simulator.traces.what_if import KEYS, WhatIf, parse, what_if
 from tests.detectors import detector_bundle, footage, record
 from tests.edge_agent.scenes import Server, agent_of, run
 
@@ -95,6 +95,7 @@ def test_on_frames_that_the_log_has_not_asked_about_the_full_model_of_the_bundle
         ("max_objct_error=0.1", "unknown key 'max_objct_error'; did you mean max_object_error?"),
         ("max_object_error=2", "--what-if max_object_error: "),
         ("source=clip.mp4", "--what-if source: a replay cannot change this setting; it can max_disagreement, "),
+        ("broker=x", "--what-if broker: a replay cannot change this setting; it can max_disagreement, "),
         ("max_disagreement", "--what-if max_disagreement: write KEY=VALUE"),
         ("max_disagreement=0.1", "the budget of this bundle is max_object_error"),
     ],
@@ -116,6 +117,11 @@ def test_a_log_whose_events_do_not_fit_each_other_is_refused_with_one_line(
         output = invoke((damaged, *scenes[1:]), *flags)
         assert (output.exit_code, output.stderr.count("\n")) == (2, 1), output.exception
         assert "damaged.jsonl" in output.stderr
+
+
+def test_the_help_names_all_that_can_be_changed() -> None:
+    shown = CliRunner().invoke(app, ["replay", "--help"]).stdout
+    assert [key for key in KEYS if key not in shown] == []
 
 
 def test_one_column_may_change_several_settings() -> None:
