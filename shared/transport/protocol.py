@@ -241,6 +241,7 @@ class Status(msgspec.Struct, frozen=True):
         update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
             ``failed``, with the reason in brackets.
         metadata: With a trusted root: since when no fresh signed metadata has arrived; empty while it is fresh.
+        at: Time of the device's clock, seconds since the epoch; of a will, when its connection was made. 0: unknown.
     """
 
     state: Literal["online", "offline", "stopped"]
@@ -249,6 +250,7 @@ class Status(msgspec.Struct, frozen=True):
     resident: tuple[str, ...] = ()
     update: str = ""
     metadata: str = ""
+    at: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 def topic(device: str, *leaf: str, root: str = ROOT) -> str:
