@@ -51,7 +51,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Made:
         device="pi",
         deadline_ms=60_000,
     )
-    Agent(settings, [open_source(str(recorded))], None, None, bundle).run(JsonLinesWriter(""))
+    Agent(settings, [open_source(str(recorded))], (), None, bundle).run(JsonLinesWriter(""))
     return log, bundle, recorded
 
 
