@@ -82,7 +82,7 @@ def scene(level: Any, risk: float, reason: str = "", not_asked: str = "", *attem
          r"within 250 ms \(--deadline-ms\); none came"),
         (frame("fallback", 0.08, "risk 0.080 over 0.040; no answer in time", check=Check(False, 1, 0.4123)),
          "did not answer in time", "over the threshold", "--deadline-ms 413 or more"),
-        (frame("fallback", 0.08, "risk 0.080 over 0.040; no cloud", probed(0.08)), "could not be asked", "has no server",
+        (frame("fallback", 0.08, "risk 0.080 over 0.040; no cloud", probed(0.08)), "could not be asked", "no server",
          "A server"),
         (frame("fallback", 0.08, "risk 0.080 over 0.040; not connected"), "could not be asked", "no connection",
          "edge-agent doctor"),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.remote import Outcome
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import open_source
 from cachenet.models.data import cifar10, sample, streams
@@ -80,6 +81,21 @@ def test_settings_change_what_is_asked_and_the_full_model_tells_the_error(scenes
     assert logged["error"] > 0.0 and 0 < found.computed < 90
     again = columns(scenes, *changes)
     assert list(map(measures, again.columns)) == [logged, unaudited, offline, all_asked]
+
+
+def test_a_question_that_the_device_could_not_send_counts_as_none(tmp_path: Path) -> None:
+    class Away(Server):
+        """Its connection is lost at the second question."""
+
+        def post(self, miss: Any, picture: Any) -> Outcome:
+            return super().post(miss, picture) if self.asked == 0 else Outcome(None, "not connected")
+
+    bundle, log = Bundle(detector_bundle(tmp_path / "squares")), tmp_path / "d.jsonl"
+    recorded, server = record(tmp_path / "stream", footage(30)), Away(bundle, None)
+    settings = {"decision_log": str(log), "levels": ("cloud",), "audit_share": 0.0}
+    run(agent_of(bundle, open_source(str(recorded)), server, **settings)[0])
+    for column in columns((log, bundle, recorded), "audit_share=0", "deadline_ms=100").columns:
+        assert sum(column.asked) == server.asked == 1
 
 
 def test_on_frames_that_the_log_has_not_asked_about_the_full_model_of_the_bundle_answers(pictures: Made) -> None:
