@@ -18,7 +18,8 @@ from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
 from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
-from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.extras import how_to_install, require_signing
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, preprocessor
 from cachenet.shared.transport.broker import from_options
@@ -58,6 +59,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
     count = len(manifest.labels)
     signed = "signed" if bundle.signed else "not signed"
     yield Finding("bundle", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}, {signed}")
+    if settings.key:
+        yield _signatures(bundle, Path(settings.key))
     if settings.fine_tune:
         yield _disk(settings, manifest)
     if settings.executor == "v2":
@@ -116,6 +119,17 @@ def _login(where: Address) -> Generator[Finding, None, None]:
         yield Finding("password", "problem", error_text.removesuffix("; trying again"))
     else:
         yield Finding("password", "ok", f"the broker accepts {where.user or 'clients without a user'}")
+
+
+def _signatures(bundle: Bundle, key: Path) -> Finding:
+    try:
+        require_signing()
+        from cachenet.cloud_server.serving.signer import CatalogueSigner
+
+        warning = CatalogueSigner(bundle, key).expiry_warning()
+    except UserError as error:
+        return Finding("signatures", "problem", str(error))
+    return Finding("signatures", "warning", warning) if warning else Finding("signatures", "ok", "valid for 60 days")
 
 
 def _disk(settings: Settings, manifest: Manifest) -> Finding:

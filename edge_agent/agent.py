@@ -39,6 +39,7 @@ from cachenet.shared.inference.engine import peak_resident_bytes
 from cachenet.shared.inference.image import cut, encode, parse_region
 from cachenet.shared.transport import protocol, rollout
 from cachenet.shared.transport.mqtt import Address, Message
+from cachenet.shared.transport.protocol import Status
 
 if TYPE_CHECKING:
     from cachenet.edge_agent.updates.signed_catalogue import SignedCatalogue
@@ -252,7 +253,7 @@ class Agent:
             topics,
             self._receive,
             self._connected,
-            (protocol.topic(device, "status"), protocol.describe(protocol.Status("offline", VERSION))),
+            lambda: (protocol.topic(device, "status"), protocol.describe(Status("offline", VERSION, at=time.time()))),
         )
 
     def _receive(self, message: Message) -> None:
@@ -393,7 +394,7 @@ class Agent:
         resident = dict.fromkeys(name for camera in self.cameras for name in camera.active_bundle.submodels)
         update = self.updater.status if self.updater is not None else ""
         stale = self.signed.stale if self.signed is not None else ""
-        return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update, stale))
+        return protocol.describe(Status(state, VERSION, version, tuple(resident), update, stale, time.time()))
 
     def _required_models(self, manifest: Manifest) -> set[str]:
         """Models that a newer set needs before it replaces this one: its first model, and those of its models that

@@ -58,7 +58,7 @@ class DeviceLink:
         subscriptions: Sequence[tuple[str, int]],
         on_message: Callable[[Message], None],
         on_connect: Callable[[], None] = lambda: None,
-        will: tuple[str, bytes] | None = None,
+        will: Callable[[], tuple[str, bytes]] | None = None,
         look_s: tuple[float, float] = _LOOK_S,
     ) -> None:
         """Configure a connection; ``start`` connects. Arguments are those of ``MqttConnection``, and:
@@ -68,6 +68,7 @@ class DeviceLink:
             device: Name of the device.
             on_message: Called with one message at a time.
             on_connect: Called after each connection and each change of the broker.
+            will: Returns the will of a new connection.
             look_s: First and longest time between two looks for a preferred broker, seconds.
 
         Raises:
@@ -161,7 +162,7 @@ class DeviceLink:
             self._subscriptions,
             session.receive,
             session.connected,
-            self._will,
+            None if self._will is None else self._will(),
             on_loss=session.lost,
             error_level=level,
             takeovers=self._takeovers[where],
@@ -261,7 +262,7 @@ class DeviceLink:
         """End the former session, and remove what it retains: this device is no longer there."""
         former, self._former = self._former, None
         if former is not None:
-            former[0].link.stop((self._will[0], b"") if self._will is not None else None)
+            former[0].link.stop((self._will()[0], b"") if self._will is not None else None)
 
 
 class _Session:

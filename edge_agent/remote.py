@@ -30,6 +30,17 @@ _MAX_LATE = 256
 _MAX_POSTED, _MAX_POSTED_DETECTOR = 8, 2
 #: Reason of a fallback whose frame was posted.
 POSTED = "to be answered later"
+#: Errors of a frame whose picture was not sent.
+NOT_SENT = frozenset(
+    (
+        "not connected",
+        "no cloud",
+        "no time left in this frame",
+        "cloud busy",
+        "cloud busy, asked for a pause",
+        "cloud silent, circuit open",
+    )
+)
 #: Time after which the reply to a posted request is useless, seconds: of a classifier and of a detector, whose objects
 #: have moved on.
 _POST_TIMEOUT_S, _POST_TIMEOUT_DETECTOR_S = 5.0, 2.0

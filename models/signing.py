@@ -36,7 +36,10 @@ from cachenet.shared.bundle.signing import (
     signed,
 )
 from cachenet.shared.command import atomic_files
+from cachenet.shared.transport.protocol import MAX_FILES
 
+#: Most versions of the root: a signed catalogue has all of them, and seven other files. TUF's client follows 256.
+MAX_ROOTS = MAX_FILES - 7
 #: A key that can be replaced, by the name of its file.
 KeyName = Literal["root", "targets", "server"]
 #: Roles of the root's metadata that each key signs.
@@ -132,9 +135,14 @@ class KeyDirectory:
         """Replace a key, and extend the root for a year. What the former key signs from now on counts no more.
 
         Raises:
-            SigningError: The root's key is missing, or is another one.
+            SigningError: The root's key is missing, or is another one; or the root has ``MAX_ROOTS`` versions.
             OSError: A file cannot be written.
         """
+        if self.rotations_left <= 0:
+            raise SigningError(
+                f"the root has {self.root.version} versions, and devices take no more; make new keys with "
+                "'model-builder keys', and give all devices the new root.json"
+            )
         key = self._key("root")
         partial = self.directory / _PARTIAL.format(name)
         partial.unlink(missing_ok=True)
@@ -147,6 +155,11 @@ class KeyDirectory:
             root.add_key(replacement.public_key, role)
         _write_root(self.directory, root, now, key, *([replacement] if name == "root" else []))
         atomic_files.replace(partial, self.directory / f"{name}.key")
+
+    @property
+    def rotations_left(self) -> int:
+        """How often a key can still be replaced."""
+        return MAX_ROOTS - self.root.version
 
     def _next_version(self, now: datetime) -> int:
         """A version that no bundle has yet: the time, or the last version and one."""

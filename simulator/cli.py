@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -18,15 +16,14 @@ from cachenet.shared.command import exit
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.options import Version, program
+from cachenet.simulator.ending import end, progress_bar, reported
+from cachenet.simulator.traces.command import replay
 from cachenet.simulator.world import link_profiles
 from cachenet.simulator.world.emulator import Counts, Emulator, run, serve
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from cachenet.models.data.cifar10 import Split
     from cachenet.shared.bundle.manifest import Bundle
-    from cachenet.simulator.traces.replay import AnyAnswer
 
 #: Other spellings of flags, without dashes.
 ALIASES: dict[str, str] = {"specialise": "fine-tune"}
@@ -115,11 +112,11 @@ def live(
     except NoMatplotlib as error:
         console.print(f"No picture: {error}")
     except (Failed, StreamError, DatasetError) as error:
-        _end(1, str(error))
+        end(1, str(error))
     except UserError as error:
-        _end(2, str(error))
+        end(2, str(error))
     except OSError as error:
-        _end(1, f"{error.filename}: {error.strerror}")
+        end(1, f"{error.filename}: {error.strerror}")
 
 
 @app.command()
@@ -136,10 +133,10 @@ def stream(
     """
     from cachenet.models.data import cifar10, streams
 
-    with _reported(out):
+    with reported(out):
         split = _images(images)
         plan = streams.schedule(streams.named(name), split.labels, seed, frames)
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("frames", total=frames)
             streams.record_stream(
                 plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done)
@@ -215,8 +212,8 @@ def compare(
         from cachenet.simulator.report.comparison import Setup
     except ImportError as error:
         _open(bundle)
-        _end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
-    with _reported():
+        end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
+    with reported():
         swept = sweep.parse(sweep_text) if sweep_text else None
         if stream_name not in STREAM_NAMES and Path(stream_name).is_dir():
             recording = streams_on_disk.read(Path(stream_name))
@@ -243,7 +240,7 @@ def compare(
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         split = _images(images)
         models = traces.open_models(opened)
-        with _progress() as progress:
+        with progress_bar() as progress:
             bench = comparison.prepare(opened, setup, split, models, progress)
             runs = comparison.compare(bench, setup, None, progress)
             found = comparison.summary(runs)
@@ -265,99 +262,7 @@ def compare(
             console.print(f"Written: {path}")
 
 
-@app.command()
-def replay(
-    log: Annotated[Path, typer.Argument(help="Decision log that edge-agent has written (setting decision_log).")],
-    stream_dir: Annotated[Path, typer.Option("--stream", help="Directory of the stream that the device answered.")],
-    bundle: Annotated[Path, typer.Option(help=f"Bundle that the device answered with: {zoo.HELP}.")] = Path("cifar10"),
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--what-if",
-            metavar="KEY=VALUE",
-            help="Settings to answer the stream with, as for --set; several separated by spaces. Repeat the option for "
-            "more columns.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Replay a device's decision log and check that every answer is the same to the last bit. The exit code is 1 if an
-    answer differs.
-
-    Run it on the machine that wrote the log: another processor's arithmetic may differ.
-
-    With --what-if nothing is checked: the stream is answered under other settings, side by side with the log.
-
-    Example: simulator replay d.jsonl --stream stream
-
-    Example: simulator replay d.jsonl --stream stream --what-if max_disagreement=0.05 --what-if levels=frames,base
-    """
-    if changes:
-        _what_if(log, stream_dir, bundle, changes, as_json)
-        return
-    from cachenet.shared.bundle.manifest import Bundle
-    from cachenet.shared.inference.image import BadPicture
-    from cachenet.simulator.traces.replay import replay
-
-    with _reported(also=BadPicture), _progress() as progress:
-        task = progress.add_task("frames", total=None)
-        found = replay(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
-    if found.truncated:
-        _say_truncated(log)
-    if as_json:
-        counts = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
-        counts["truncated"] = found.truncated
-        print(msgspec.json.encode(counts).decode())
-    else:
-        print(
-            f"{found.identical} of {found.frames + found.corrections} answers are the same to the last bit, "
-            f"{found.corrections} corrections among them."
-        )
-    if found.first is not None:
-        _end(1, _difference(*found.first))
-
-
-def _say_truncated(log: Path) -> None:
-    exit.say("simulator", f"{log} ends within a line, which is not replayed: it was not written to its end")
-
-
-def _what_if(log: Path, stream_dir: Path, bundle: Path, changes: list[str], as_json: bool) -> None:
-    """Replay a log under other settings, and print them side by side."""
-    from cachenet.shared.bundle.manifest import Bundle
-    from cachenet.shared.inference.image import BadPicture
-    from cachenet.simulator.report.what_if import measures, table
-    from cachenet.simulator.traces.what_if import what_if
-
-    with _reported(also=BadPicture), _progress() as progress:
-        task = progress.add_task("frames", total=None)
-        found = what_if(
-            log,
-            Bundle(zoo.find(bundle)),
-            stream_dir,
-            changes,
-            lambda done, total: progress.update(task, completed=done, total=total),
-            lambda: _say_truncated(log),
-        )
-    if as_json:
-        shown = {"columns": [measures(column) for column in found.columns], "computed": found.computed}
-        print(msgspec.json.encode(shown).decode())
-    else:
-        print(table(found))
-
-
-def _difference(logged: AnyAnswer | None, replayed: AnyAnswer | None) -> str:
-    """What differs in two answers; objects and probabilities would fill a screen."""
-    if logged is None or replayed is None:
-        one = logged or replayed
-        return f"frame {one.frame if one else 0}: the {'log' if logged is None else 'replay'} has no such answer"
-    names = [name for name in logged.__struct_fields__ if getattr(logged, name) != getattr(replayed, name, None)]
-    shown = [
-        f"{name} {getattr(logged, name)!r} was logged, {getattr(replayed, name, None)!r} is replayed"
-        if isinstance(getattr(logged, name), int | float | str)
-        else f"{name} differ"
-        for name in names
-    ]
-    return f"the first answer that differs is of frame {logged.frame}: " + "; ".join(shown)
+app.command()(replay)
 
 
 @app.command()
@@ -382,12 +287,12 @@ def profile(
         from cachenet.simulator.world import hardware_profiles, profiling
     except ImportError as error:
         _open(bundle)
-        _end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
+        end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
     processors = len(os.sched_getaffinity(0))
     counts = sorted({1, min(4, processors), processors})
     name = f"{platform.node()}: {processors} processors, {platform.machine()}"
     opened = _open(bundle)
-    with _reported(out), _progress() as progress:
+    with reported(out), progress_bar() as progress:
         task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
         found, median_error = profiling.device(name, opened, counts, lambda: progress.advance(task))
         atomic_files.write(out, hardware_profiles.to_toml(found).encode())
@@ -402,7 +307,7 @@ def _open(bundle: Path) -> Bundle:
     """Open the bundle; a bad one ends the program with exit code 2."""
     from cachenet.shared.bundle.manifest import Bundle
 
-    with _reported():
+    with reported():
         return Bundle(zoo.find(bundle))
 
 
@@ -411,7 +316,7 @@ def _images(name: str) -> Split:
     from cachenet.models.data import cifar10, sample
 
     if name not in ("sample", "test"):
-        _end(2, f"--images {name!r} is neither sample nor test")
+        end(2, f"--images {name!r} is neither sample nor test")
     return sample.load() if name == "sample" else cifar10.load().test
 
 
@@ -437,39 +342,11 @@ def link(
 
     host, _, port = to.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        _end(2, f"--to {to!r} is not HOST:PORT, as in 127.0.0.1:1883")
-    with _reported(f"port {listen}"):
+        end(2, f"--to {to!r} is not HOST:PORT, as in 127.0.0.1:1883")
+    with reported(f"port {listen}"):
         emulator = Emulator(link_profiles.load(profile), (host, int(port)), seed)
         ready = f"{profile} link listening on 127.0.0.1:{listen}, to {to}"
         print_counts(run(serve(emulator, listen, lambda: print(ready, file=sys.stderr, flush=True), print_counts)))
-
-
-@contextmanager
-def _reported(subject: object = None, also: type[Exception] = UserError) -> Iterator[None]:
-    """End the program with one line and exit code 2 after a user's error or an ``OSError``.
-
-    Args:
-        subject: What an ``OSError`` without a file name concerns.
-        also: A further type of errors.
-    """
-    try:
-        yield
-    except (UserError, also) as error:
-        _end(2, str(error))
-    except OSError as error:
-        _end(2, f"{error.filename or subject}: {error.strerror}")
-
-
-def _progress() -> Progress:
-    """Progress bars on a terminal's stderr."""
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-
-
-def _end(code: int, why: str) -> NoReturn:
-    exit.say("simulator", why)
-    raise typer.Exit(code)
 
 
 def main() -> None:

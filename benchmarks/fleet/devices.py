@@ -84,7 +84,7 @@ class Device:
         topics = [(protocol.topic(name, "answer"), 0), (protocol.CATALOGUE_TOPICS, 1)]
         will = self._status, protocol.describe(protocol.Status("offline", "1"))
         brokers = addresses(plan.brokers)
-        self.link = DeviceLink(brokers, name, topics, self._receive, self._connected, will)
+        self.link = DeviceLink(brokers, name, topics, self._receive, self._connected, lambda: will)
         self.outbox = Outbox(plan.scratch / name, _OUTBOX_BYTES, name, self.link, lambda: self._client.is_asking)
         self._client = CloudClient(self.link, name, manifest, time.monotonic, self.outbox)
 

@@ -58,7 +58,9 @@ def fleet(
         endpoint = config.endpoint(listen) if listen else None
         devices = Fleet(time.monotonic, groups)
         reader = BrokerReader(
-            where, TOPICS, lambda number, message: devices.receive(message.topic, message.payload, number)
+            where,
+            TOPICS,
+            lambda number, message: devices.receive(message.topic, message.payload, number, message.retained),
         )
         with ExitStack() as stack:
             signals: SimpleQueue[int] = SimpleQueue()
@@ -89,7 +91,7 @@ def fleet(
         typer.echo("\n".join(text.lines(summary)))
     if not reached:
         for problem in summary.errors:
-            exit.say("cloud-server", problem.removesuffix("; trying again"))
+            exit.say("cloud-server", problem)
         raise typer.Exit(1)
 
 

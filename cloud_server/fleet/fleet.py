@@ -97,8 +97,11 @@ class _Device:
 
     @property
     def status(self) -> Status:
-        """The newest status. A device that moved to another broker leaves its former status on the first."""
+        """The newest status by the device's clock. A broker that the device has left may still have a former one."""
         newest_first = list(reversed(self.statuses.values()))
+        if all(status.at for status in newest_first):
+            return max(newest_first, key=lambda status: status.at)
+        # of an agent of an earlier version
         return next((status for status in newest_first if status.state == "online"), newest_first[0])
 
 
@@ -125,8 +128,13 @@ class Fleet:
         self._malformed = 0
         self._lock = threading.Lock()
 
-    def receive(self, topic: str, payload: bytes, broker: int = 0) -> None:
-        """Take a message of ``TOPICS``. One that is malformed is counted."""
+    def receive(self, topic: str, payload: bytes, broker: int = 0, retained: bool = False) -> None:
+        """Take a message of ``TOPICS``. One that is malformed is counted.
+
+        Args:
+            broker: Number of the broker.
+            retained: Whether the broker had retained it before this program subscribed.
+        """
         try:
             if topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 self._on_rollout(protocol.catalogue_of(topic)[0], payload)
@@ -134,9 +142,9 @@ class Fleet:
             name, leaf = protocol.device_of(topic)
             with self._lock:
                 if leaf == ("status",):
-                    self._on_status(name, payload, broker)
+                    self._on_status(name, payload, broker, retained)
                 elif leaf == ("stats",) and payload:
-                    self._on_stats(name, read(payload, Stats))
+                    self._on_stats(name, read(payload, Stats), retained)
         except Malformed:
             with self._lock:
                 self._malformed += 1
@@ -173,7 +181,7 @@ class Fleet:
             return None
         return self._devices.setdefault(name, _Device())
 
-    def _on_status(self, name: str, payload: bytes, broker: int) -> None:
+    def _on_status(self, name: str, payload: bytes, broker: int, retained: bool) -> None:
         if not payload:  # ``edge-agent forget`` has removed it
             if (known := self._devices.get(name)) is not None:
                 known.statuses.pop(broker, None)
@@ -183,10 +191,14 @@ class Fleet:
         status = read(payload, Status)
         if (device := self._device(name)) is not None:
             device.statuses.pop(broker, None)
+            if status.state == "online" and not retained:
+                device.statuses.clear()  # it is connected to one broker only
             device.statuses[broker] = status
 
-    def _on_stats(self, name: str, stats: Stats) -> None:
+    def _on_stats(self, name: str, stats: Stats, retained: bool) -> None:
         if (device := self._device(name)) is not None:
+            if retained and device.stats is not None and stats.at <= device.stats.at:
+                return  # the same, or of a broker that the device has left
             device.errors_before = device.stats.errors if device.stats is not None else 0
             device.stats, device.received = stats, self._clock()
 

@@ -53,17 +53,24 @@ class BrokerReader:
 
     @property
     def errors(self) -> list[str]:
-        """Errors of the connections that are down."""
-        return [link.error for link in self.links if link.error]
+        """Errors of the connections that are down, each with the broker's name."""
+        return [_named(link) for link in self.links if link.error]
 
     def wait(self) -> bool:
         """Wait until the retained messages have come. Returns whether every broker could be reached."""
-        errors = [link.settle(_CONNECT_S) for link in self.links]
+        for link in self.links:
+            link.settle(_CONNECT_S)
         end, self._received = time.monotonic() + _READ_S, time.monotonic()
         while (now := time.monotonic()) < end and now - self._received < _QUIET_S:
             time.sleep(0.05)
-        return not any(errors)
+        return not self.errors
 
     def _on_message(self, number: int, message: Message) -> None:
         self._received = time.monotonic()
         self._receive(number, message)
+
+
+def _named(link: MqttConnection) -> str:
+    """The error of a connection, which names the broker only where it could not be reached at all."""
+    place, error = f"{link.address.host}:{link.address.port}", link.error.removesuffix("; trying again")
+    return error if place in error else f"broker {place}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.text import printable
 from cachenet.shared.transport import protocol, rollout
 from cachenet.shared.transport.broker import from_options
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 from cachenet.shared.transport.rollout import Rollout, State
 
 #: Time to wait until a broker has taken a message, seconds.
@@ -67,34 +69,69 @@ def rollout_command(
     Example: cloud-server rollout resume --share 0.5 --broker mqtt://server.local
     """
     logs.to_stderr(logging.ERROR)
+    problems: list[str] = []
     try:
         if share is not None and action != Action.RESUME:
             raise RolloutError("--share is for resume")
-        fleet = Fleet(time.monotonic)
-        reader = BrokerReader(
-            from_options(broker, password_file, ca),
-            TOPICS,
-            lambda number, message: fleet.receive(message.topic, message.payload, number),
-        )
+        fleet, echoes = Fleet(time.monotonic), _Echoes()
+
+        def receive(number: int, message: Message) -> None:
+            fleet.receive(message.topic, message.payload, number, message.retained)
+            echoes.receive(number, message)
+
+        reader = BrokerReader(from_options(broker, password_file, ca), TOPICS, receive)
         with reader.running():
-            if not reader.wait():
-                for error in reader.errors:
-                    exit.say("cloud-server", error.removesuffix("; trying again"))
-                raise typer.Exit(1)
-            if action != Action.STATUS:
-                changed = change(_chosen(fleet.summary(), bundle), action, share)
-                for link in reader.links:
-                    link.publish(rollout.topic(changed.bundle), protocol.encode(changed), qos=1, retain=True)
-                if not _arrived(fleet, changed):
-                    exit.say("cloud-server", "the broker has not taken the change; may this user write the catalogue?")
-                    raise typer.Exit(1)
+            reader.wait()
+            problems = reader.errors
+            if len(problems) < len(reader.links) and action != Action.STATUS:
+                problems += echoes.publish(change(_chosen(fleet.summary(), bundle), action, share), reader.links)
         summary = fleet.summary()
     except UserError as error:
-        exit.refuse("cloud-server", str(error))
-    if as_json:
-        typer.echo(msgspec.json.encode({"rollouts": summary.rollouts, "versions": summary.versions}))
-    else:
-        typer.echo("\n".join(lines(summary)))
+        _say(problems)
+        exit.say("cloud-server", str(error))
+        raise typer.Exit(1 if problems else 2) from None
+    if len(problems) < len(reader.links):
+        if as_json:
+            typer.echo(msgspec.json.encode({"rollouts": summary.rollouts, "versions": summary.versions}))
+        else:
+            typer.echo("\n".join(lines(summary)))
+    if problems:
+        _say(problems)
+        changed, of = len(reader.links) - len(problems), len(reader.links)
+        if changed and action != Action.STATUS:
+            exit.say("cloud-server", f"changed on {changed} of {of} brokers; a running server changes the others later")
+        raise typer.Exit(1)
+
+
+def _say(problems: Sequence[str]) -> None:
+    for problem in problems:
+        exit.say("cloud-server", problem)
+
+
+class _Echoes:
+    """Publishes a change, and knows which brokers have sent it to their subscribers, of which this program is one."""
+
+    def __init__(self) -> None:
+        self._payload: bytes | None = None
+        self._brokers: set[int] = set()
+
+    def receive(self, number: int, message: Message) -> None:
+        """Take a message of a broker."""
+        if message.payload == self._payload:
+            self._brokers.add(number)
+
+    def publish(self, changed: Rollout, links: Sequence[MqttConnection]) -> list[str]:
+        """Publish on all brokers that are connected. Returns a line for each of these that does not take it."""
+        self._payload = protocol.encode(changed)
+        asked = {number: link for number, link in enumerate(links) if link.connected.is_set()}
+        for link in asked.values():
+            link.publish(rollout.topic(changed.bundle), self._payload, qos=1, retain=True)
+        end = time.monotonic() + _PUBLISH_S
+        while not self._brokers >= set(asked) and time.monotonic() < end:
+            time.sleep(0.05)
+        missing = [link.address for number, link in asked.items() if number not in self._brokers]
+        advice = "has not taken the change; may this user write the catalogue?"
+        return [f"broker {where.host}:{where.port} {advice}" for where in missing]
 
 
 def change(present: Rollout, action: Action, share: float | None = None) -> Rollout:
@@ -114,16 +151,6 @@ def _chosen(summary: Summary, bundle: str) -> Rollout:
     if len(found) > 1:
         raise RolloutError(f"there are rollouts of {', '.join(own.bundle for own in found)}; choose one with --bundle")
     return found[0]
-
-
-def _arrived(fleet: Fleet, changed: Rollout) -> bool:
-    """Wait until the broker has sent the change to its subscribers, of which this program is one."""
-    end = time.monotonic() + _PUBLISH_S
-    while time.monotonic() < end:
-        if any(own.bundle == changed.bundle and not changed.supersedes(own) for own in fleet.summary().rollouts):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def lines(summary: Summary) -> list[str]:

@@ -106,7 +106,7 @@ class Server:
         self._shards = [Shard(where, name, topics, self._receive, self._announce, own_broker) for where in brokers]
         self._renewer = SupervisedThread("signer", self._renew)
         self._signing = threading.Lock()
-        self._signing_error = ""
+        self._signing_error = self._expiry_warning = ""
 
     def start(self) -> None:
         """Serve each broker as soon as it is reachable, and after each reconnection."""
@@ -182,10 +182,12 @@ class Server:
         if not self._renewer.stopping.wait(_RENEWAL_CHECK_S):
             assert self._signer is not None
             with self._signing:
-                due, error = self._signer.due(), self._signer.error
+                due, error, warning = self._signer.due(), self._signer.error, self._signer.expiry_warning()
             if error and error != self._signing_error:
                 log.error("renewed metadata is not used: %s", error)
-            self._signing_error = error
+            if warning and warning != self._expiry_warning:
+                log.warning("%s", warning)
+            self._signing_error, self._expiry_warning = error, warning
             if due:
                 self._publish_signed()
                 if self._rollout is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
-from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from cachenet.shared.bundle.extension import difference
 from cachenet.shared.bundle.manifest import MANIFEST, METADATA, Bundle
@@ -22,6 +22,7 @@ from cachenet.shared.bundle.signing import (
     Files,
     SigningError,
     check_targets,
+    expiry_warning,
     extension_target,
     newest_root,
     read_key,
@@ -59,7 +60,7 @@ class CatalogueSigner:
         self._clock = clock
         self._key_file, self._key = key, read_key(key)
         self._files = read_metadata(bundle.directory)
-        self._check(self._files)
+        self._root = self._check(self._files)
         self._at, self._version = 0.0, 0
         #: Why metadata that the builder has renewed is not used; empty without a reason.
         self.error = ""
@@ -85,19 +86,22 @@ class CatalogueSigner:
         files[f"{TIMESTAMP}.json"] = signed(timestamp, now, self._key)
         return files
 
+    def expiry_warning(self) -> str:
+        """Which metadata of the builder expires soon, and what renews it; empty for none."""
+        return expiry_warning(self.bundle.directory, self._root, self._files, utc(self._clock()))
+
     def due(self) -> bool:
         """Whether it is time for another timestamp, or the builder has renewed the metadata."""
         before, self.error = self._files, ""
         try:
             if (files := read_metadata(self.bundle.directory)) != before:
-                self._check(files)
-                self._files = files
+                self._root, self._files = self._check(files), files
         except SigningError as error:
             self.error = str(error)
         return self._files is not before or self._clock() - self._at >= RENEW_S
 
-    def _check(self, files: Files) -> None:
-        """Check metadata of the bundle. Raises ``SigningError``."""
+    def _check(self, files: Files) -> Root:
+        """Check metadata of the bundle; returns its newest root. Raises ``SigningError``."""
         directory = self.bundle.directory
         if not files:
             raise SigningError(f"{directory} is not signed; sign it with: model-builder sign {directory}")
@@ -113,3 +117,4 @@ class CatalogueSigner:
             raise SigningError(f"{directory / METADATA}: {error}") from None
         if self._key.public_key.keyid not in root.roles[TIMESTAMP].keyids:
             raise SigningError(f"{self._key_file} is not the server's key of {root_file(root.version)}")
+        return root

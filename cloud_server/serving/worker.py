@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 #: Reply to jobs that do not run any more.
 _STOPPING = Rejection("busy", "the server is stopping")
+#: Reply to jobs whose batch failed. A V2 server that is away fails all requests for some seconds at least, and each
+#: picture that is sent meanwhile is lost.
+_FAILED = Rejection("busy", "the full model failed; see the server's log", retry_after_ms=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ class Worker:
                 log.error("%s: %s", self._model.name, error)
         except BaseException:  # a panic in Rust code is not an ``Exception``, and every job must get a reply
             log.exception("a batch of %d failed", len(batch))
-        return [Rejection("busy", "the full model failed; see the server's log")] * len(batch)
+        return [_FAILED] * len(batch)
 
     def _replies(self, batch: Sequence[QueuedItem[Job]], costs_ms: list[float]) -> list[Reply]:
         started = decoded = self._clock()

@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 
 from cachenet.edge_agent.explain import causes
+from cachenet.edge_agent.explain.failures import failure_of
 from cachenet.edge_agent.explain.record import FrameRecord
 from cachenet.edge_agent.remote import POSTED
 from cachenet.shared.cascade.risk_budget import MAX_RISK
-
-#: Advice for a question without a reply, by the end of the reason of the fallback.
-_FAILURES = {
-    "not connected": "A connection to the server: edge-agent doctor checks it.",
-    "no cloud": "A server (--broker), or the level full with the full model on the device.",
-    "cloud busy": "A faster server: earlier questions were still without an answer.",
-}
-
 
 #: Least budget that is worth a number.
 _LEAST = 1e-9
@@ -51,8 +44,9 @@ def _of_risk(record: FrameRecord) -> tuple[str, ...]:
     for cause in causes.shown(best):
         if cause.without <= decision.threshold and cause.name != "uncertainty":
             label = record.label(best.label) if best.label is not None else ""
-            average = "if this were as on average footage" if best.label is not None else "without this"
-            found.append(f"The risk {cause.without:.3f} {average}: {causes.text(cause, label, best.model)}.")
+            changed = "With this as on average footage" if best.label is not None else "Without this"
+            part = causes.text(cause, label, best.model)
+            found.append(f"{changed}, the risk is {cause.without:.3f} and the answer a hit: {part}.")
     flag, budget = record.settings.budget_for(record.task)
     if best.risk > MAX_RISK:
         found.append(f"No budget: the threshold is {MAX_RISK:g} at most.")
@@ -83,7 +77,8 @@ def _of_failure(record: FrameRecord) -> tuple[str, ...]:
         if check is not None:
             return (f"--deadline-ms {math.ceil(1000 * check.seconds)} or more: the answer came that late.",)
         return (f"An answer within {settings.deadline_ms} ms (--deadline-ms); none came at all.",)
-    return (_FAILURES[failure],) if failure in _FAILURES else ()
+    advice = failure_of(failure).help
+    return (advice,) if advice else ()
 
 
 def _digits(value: float, rounded: object) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from cachenet.edge_agent.explain import causes
 from cachenet.edge_agent.explain.changes import changes
+from cachenet.edge_agent.explain.failures import failure_of
 from cachenet.edge_agent.explain.record import FrameRecord
 from cachenet.edge_agent.outputs.report import counts_text
 from cachenet.edge_agent.remote import POSTED
@@ -147,7 +148,7 @@ def _reasons(record: FrameRecord) -> tuple[str, ...]:
         sentence = f"{_risk_name(record)} {risk} is over the threshold {threshold}." if over else _MISSES.get(why, why)
         if failure == POSTED:
             return sentence, "The device did not wait for the cloud (mode async)."
-        return (sentence, *([f"Why the full model did not answer: {failure}."] if failure else []))
+        return (sentence, *([f"No answer of the full model: {failure_of(failure).why}."] if failure else []))
     if decision is None:
         return (f"{_risk_name(record)} {answer.risk:.3f} was within the threshold, which this log does not have.",)
     if decision.not_asked:

@@ -9,6 +9,7 @@ import msgspec
 
 from cachenet.edge_agent.explain import causes
 from cachenet.edge_agent.explain.explanation import answer_text
+from cachenet.edge_agent.explain.failures import failure_of
 from cachenet.edge_agent.explain.record import FrameRecord
 
 #: Frames of each list.
@@ -73,7 +74,7 @@ def summarise(records: Iterable[FrameRecord]) -> Summary:
             why, _, failure = answer.reason.partition("; ")
             reasons["the risk was over the threshold" if " over " in why else why] += 1
             if failure:
-                failures[failure] += 1
+                failures[failure_of(failure).why] += 1
             if " over " in why and (name := _raises(record)):
                 raised[name] += 1
         if answer.hit or answer.level == "fallback":

@@ -24,10 +24,10 @@ def of_frame(made: Explanation) -> str:
     if made.check:
         lines += _wrapped(made.check)
     if made.tried:
-        lines += [
-            "",
-            *_table(("level", "model", "model gives", "best answer", "risk", "limit", ""), map(_row, made.tried)),
-        ]
+        rows = [("level", "model", "model gives", "best answer", "risk", "limit", ""), *map(_row, made.tried)]
+        if not any(one.gives for one in made.tried):  # a detector
+            rows = [(*row[:2], *row[3:]) for row in rows]
+        lines += ["", *_table(rows[0], rows[1:])]
     if made.parts:
         lines += ["", *_wrapped(_PARTS)]
         lines += [line for one in made.parts for line in _wrapped(_part(made, one), "- ", "  ")]

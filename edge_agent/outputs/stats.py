@@ -71,6 +71,7 @@ class DeviceStats:
             budget=budget,
             recent=recent,
             faults=self._health()[:_MAX_FAULTS],
+            at=time.time(),
         )
 
 

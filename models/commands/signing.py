@@ -10,8 +10,11 @@ import typer
 
 from cachenet.models.commands.options import user_errors
 from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import exit
 from cachenet.shared.command.extras import require_signing
 
+#: Number of rotations left at which each further one warns.
+_FEW_ROTATIONS = 50
 _BundleToSign = Annotated[Path, typer.Argument(help="Directory of the bundle.")]
 _Keys = Annotated[Path, typer.Option(help="Directory of the keys; 'model-builder keys' makes it.")]
 
@@ -66,6 +69,13 @@ def rotate(
         from cachenet.models.signing import KeyDirectory
 
         KeyDirectory(keys).rotate(key, _now())
+        left = KeyDirectory(keys).rotations_left
+    if left <= _FEW_ROTATIONS:
+        exit.say(
+            "model-builder",
+            f"{left} more keys can be replaced before devices refuse the root; make new keys with 'model-builder keys' "
+            "in time, and give all devices the new root.json",
+        )
     typer.echo(f"Written: {keys / f'{key}.key'} and a new root. Next: model-builder sign BUNDLE --keys {keys}")
 
 

@@ -40,6 +40,8 @@ _MORE = (1, 3)
 _EPOCHS = 4
 #: Least number of frames of each use.
 _MIN_FRAMES = 20
+#: Later frames below which the interval is too narrow: a bootstrap needs some ten blocks of 30 frames.
+_ENOUGH = 300
 #: Samples of the bootstrap.
 _DRAWS = 2000
 #: Quantiles of a 90 % interval.
@@ -214,7 +216,7 @@ def table(results: dict[str, Any]) -> Table:
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
-    """What more frames would buy, a line each."""
+    """What more frames would buy, a line each; and whether too few frames were measured on."""
     lines = []
     for one in results["more"]:
         low, high = one["interval"]
@@ -223,5 +225,10 @@ def sentences(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"{one['frames']:,} more frames would buy {one['points']:.1f} +- {half:.1f} points of "
             f"{results['measured']} (90 %: {low:.1f} to {high:.1f}){remark}"
+        )
+    if (measured_on := results["frames_measured_on"]) < _ENOUGH:
+        lines.append(
+            f"These intervals are too narrow: {measured_on} later frames were measured on, and {_ENOUGH} are needed. "
+            f"Give {5 * _ENOUGH:,} frames or more"
         )
     return lines

@@ -46,6 +46,8 @@ SIGNED_AT = "cachenet-signed-at"
 _LATEST = 1 << 37
 #: Validity of root and targets.
 YEAR = timedelta(days=365)
+#: Time before the end of that validity from which servers warn.
+WARNING = timedelta(days=60)
 #: Validity of the server's permission. A stolen key of a server can sign submodels that long after the last renewal.
 PERMISSION = timedelta(days=7)
 #: Validity of what the server signs. Devices notice withheld updates after this time.
@@ -167,6 +169,21 @@ def check_targets(root: Root, files: Files, manifest: bytes) -> None:
     if target is None:
         raise RepositoryError(f"its metadata names no {MANIFEST}")
     target.verify_length_and_hashes(manifest)
+
+
+def expiry_warning(bundle: Path, root: Root, files: Files, now: datetime) -> str:
+    """Which metadata of a bundle, verified before, expires within ``WARNING``, and what renews it; empty for none."""
+    ends = {ROOT: root.expires, TARGETS: _load(files[f"{TARGETS}.json"], Targets).signed.expires}
+    due = [name for name, end in ends.items() if end - now < WARNING]
+    if not due:
+        return ""
+    first = min(ends[name] for name in due)
+    verb = "expires on" if first > now else "has expired on"
+    renew = f"model-builder sign {bundle}"
+    if ROOT in due:
+        renew = f"model-builder rotate root, then {renew}"
+    subject = f"the signed {' and '.join(due)} of {bundle} {verb} {first:%Y-%m-%d}"
+    return f"{subject}, after which devices take no updates; renew with: {renew}"
 
 
 def _load(data: bytes, kind: type[T]) -> Metadata[T]:

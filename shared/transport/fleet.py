@@ -57,6 +57,7 @@ class Stats(msgspec.Struct, frozen=True):
         budget: Risk budget of these answers.
         recent: Answers since the message before.
         faults: Faults of the device as one line, as in ``/health``; empty without a fault.
+        at: Time of the device's clock, seconds since the epoch. 0: unknown.
     """
 
     bundle: str
@@ -72,6 +73,7 @@ class Stats(msgspec.Struct, frozen=True):
     budget: Share
     recent: Recent
     faults: str = ""
+    at: Number = 0.0
 
 
 def read(payload: bytes, kind: type[T]) -> T:

@@ -26,8 +26,8 @@ MAX_PICTURE = 4 << 20
 MAX_MESSAGE = 256 << 10
 #: Largest piece of a file in one message, bytes. Small, so that an answer does not wait long behind a piece.
 CHUNK = 128 << 10
-#: Largest signed catalogue, bytes, and most files in it: half are for replaced keys of the root.
-MAX_SIGNED, _MAX_FILES = 2 << 20, 64
+#: Largest signed catalogue, bytes, and most files in it. One is of 2 kB for each key that was ever replaced.
+MAX_SIGNED, MAX_FILES = 2 << 20, 256
 #: Largest number of labels.
 MAX_CLASSES = 16_384
 #: Most recent labels in a request.
@@ -227,7 +227,7 @@ class SignedCatalogue(msgspec.Struct, frozen=True):
     """
 
     files: Annotated[
-        dict[Annotated[str, msgspec.Meta(max_length=128)], bytes], msgspec.Meta(min_length=1, max_length=_MAX_FILES)
+        dict[Annotated[str, msgspec.Meta(max_length=128)], bytes], msgspec.Meta(min_length=1, max_length=MAX_FILES)
     ]
 
 
@@ -241,6 +241,7 @@ class Status(msgspec.Struct, frozen=True):
         update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
             ``failed``, with the reason in brackets.
         metadata: With a trusted root: since when no fresh signed metadata has arrived; empty while it is fresh.
+        at: Time of the device's clock, seconds since the epoch; of a will, when its connection was made. 0: unknown.
     """
 
     state: Literal["online", "offline", "stopped"]
@@ -249,6 +250,7 @@ class Status(msgspec.Struct, frozen=True):
     resident: tuple[str, ...] = ()
     update: str = ""
     metadata: str = ""
+    at: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 def topic(device: str, *leaf: str, root: str = ROOT) -> str:

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.fleet import Share
-from cachenet.shared.transport.protocol import MAX_SIGNED, Malformed, decode
+from cachenet.shared.transport.protocol import MAX_FILES, MAX_SIGNED, Malformed, decode
 
 #: ``running``: canaries take the newer version. ``paused``: those that have it stay with it, and no other takes it.
 #: ``promoted``: it is the version of the catalogue now. ``undone``: all devices take the version of the catalogue.
@@ -86,6 +86,6 @@ def read(payload: bytes) -> Rollout:
     """Decode a rollout. Raises ``Malformed``."""
     rollout = decode(payload, Rollout, MAX_SIGNED)
     protocol.check_device(rollout.bundle)
-    if len(rollout.files) > 64 or any(len(name) > 128 for name in rollout.files):
+    if len(rollout.files) > MAX_FILES or any(len(name) > 128 for name in rollout.files):
         raise Malformed("too many files, or names of files that are too long")
     return rollout

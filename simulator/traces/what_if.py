@@ -21,7 +21,7 @@ from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.outputs.decision_reader import DAMAGE, BadLog, events
 from cachenet.edge_agent.outputs.report import AnyAnswer
 from cachenet.edge_agent.pipeline import Pipeline, pipeline_for
-from cachenet.edge_agent.remote import POSTED
+from cachenet.edge_agent.remote import NOT_SENT, POSTED
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.types import LocalDetector, SceneMiss
@@ -36,7 +36,7 @@ from cachenet.simulator.traces.replay import check_version, loader, picture_of
 from cachenet.simulator.traces.scene_recording import Meter, RecordedFlow
 
 #: Settings that change decisions and that a replay can change.
-KEYS = ("max_disagreement", "max_object_error", "audit_share", "mode", "deadline_ms", "levels", "broker")
+KEYS = ("max_disagreement", "max_object_error", "audit_share", "mode", "deadline_ms", "levels")
 
 
 @dataclass
@@ -209,7 +209,7 @@ class _Run:
     def complete(self, event: decision_log.Completed | decision_log.SceneCompleted) -> None:
         """Answer the frame in every column."""
         on_device = event.reply is not None and event.reply.on_device
-        missed = not event.answer.hit and not on_device
+        missed = not event.answer.hit and not on_device and event.error not in NOT_SENT
         self._column.add(event.answer, (missed or event.answer.audit) and self._begun.asks, self.full)
         for variant in self._variants:
             variant.complete(event)
@@ -285,7 +285,7 @@ class _Variant:
             reply = question.reply.reply() if question.in_time and question.reply is not None else None
             answer = self.cascade.complete(step, reply, event.now, event.error)
             self._as_logged.add(frame)
-            asked = self._asks and (reply is None or not reply.on_device)
+            asked = self._asks and event.error not in NOT_SENT and (reply is None or not reply.on_device)
         else:
             answer, asked = self._ask(step)
         self.column.add(answer, asked, self._full)
@@ -310,10 +310,12 @@ class _Variant:
         seconds = outcome.seconds
         if self._pipeline.mode == "wait" and seconds is not None and seconds <= deadline:
             return self.cascade.complete(step, self._full.reply(), self._now + seconds), True
-        failure = POSTED if self._pipeline.mode == "async" else outcome.failure or "no answer in time"
+        failure = outcome.failure or "no answer in time"
+        if failure not in NOT_SENT and self._pipeline.mode == "async":
+            failure = POSTED
         if seconds is not None:
             self._schedule(self._now + seconds, False)
-        return self.cascade.complete(step, None, self._now, failure), True
+        return self.cascade.complete(step, None, self._now, failure), failure not in NOT_SENT
 
     def _audit(self, frame: int) -> None:
         if frame in self._logged.audits:

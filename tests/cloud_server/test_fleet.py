@@ -25,13 +25,16 @@ HEALTHY = Stats(
 ONLINE = Status("online", "0.1.0", "ab" * 32, (), "committed")
 
 
-def status(fleet: Fleet, device: str, state: Any = "online", broker: int = 0, **fields: Any) -> None:
+def status(
+    fleet: Fleet, device: str, state: Any = "online", broker: int = 0, retained: bool = False, **fields: Any
+) -> None:
     payload = protocol.describe(msgspec.structs.replace(ONLINE, state=state, **fields))
-    fleet.receive(protocol.topic(device, "status"), payload, broker)
+    fleet.receive(protocol.topic(device, "status"), payload, broker, retained)
 
 
-def stats(fleet: Fleet, device: str, **fields: Any) -> None:
-    fleet.receive(protocol.topic(device, "stats"), protocol.describe(msgspec.structs.replace(HEALTHY, **fields)))
+def stats(fleet: Fleet, device: str, broker: int = 0, retained: bool = False, **fields: Any) -> None:
+    payload = protocol.describe(msgspec.structs.replace(HEALTHY, **fields))
+    fleet.receive(protocol.topic(device, "stats"), payload, broker, retained)
 
 
 def test_a_device_that_works_has_no_findings() -> None:
@@ -99,6 +102,40 @@ def test_a_device_that_moved_to_another_broker_is_online() -> None:
         for broker in order:
             status(fleet, "a", "offline" if broker == 0 else "online", broker)
         assert fleet.summary().states == {"online": 1}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_retained_records_of_a_device_the_newer_counts(order: tuple[int, int]) -> None:
+    """The first broker was killed while the device was connected, and has read back what it retained."""
+    fleet = Fleet(lambda: 0.0)
+    for broker in order:
+        state, at = [("online", 100.0), ("offline", 200.0)][broker]
+        status(fleet, "a", state, broker, retained=True, bundle=str(broker), at=at)
+        stats(fleet, "a", broker, retained=True, errors=broker, at=at)
+    (row,) = fleet.summary().rows
+    assert (row.status.state, row.status.bundle) == ("offline", "1")
+    assert row.stats is not None and row.stats.errors == 1
+
+
+def test_a_device_that_connects_to_another_broker_with_a_clock_that_is_behind_is_there() -> None:
+    fleet = Fleet(lambda: 0.0)
+    status(fleet, "a", "online", 0, retained=True, bundle="old", at=200.0)
+    stats(fleet, "a", 0, retained=True, at=200.0, seconds=9.0)
+    status(fleet, "a", "online", 1, bundle="new", at=100.0)
+    stats(fleet, "a", 1, at=100.0, seconds=1.0)
+    (row,) = fleet.summary().rows
+    assert row.status.bundle == "new" and row.stats is not None and row.stats.seconds == 1.0
+
+
+def test_figures_that_a_broker_sends_again_do_not_count_as_newer() -> None:
+    now = [0.0]
+    fleet = Fleet(lambda: now[0])
+    status(fleet, "a", at=100.0)
+    stats(fleet, "a", errors=3, at=100.0)
+    now[0] = 500.0
+    stats(fleet, "a", errors=3, at=100.0, retained=True)
+    (row,) = fleet.summary().rows
+    assert row.age_s == 500.0
 
 
 def test_a_device_that_is_forgotten_has_no_row() -> None:

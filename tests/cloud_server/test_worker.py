@@ -165,6 +165,8 @@ def test_a_failing_model_refuses_its_batch_and_the_worker_goes_on(manifest: Mani
         worker.submit(job("1"))
         replies.wait(2)
         assert replies.kinds() == {"0": "busy", "1": "answer"}
+        _, refused = replies.replies[0]
+        assert isinstance(refused, Rejection) and refused.retry_after_ms  # so that devices do not send for nothing
 
 
 def test_an_error_of_every_request_is_logged_once_until_the_model_answers_again(

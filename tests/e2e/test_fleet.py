@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from typer.testing import CliRunner
 
+from cachenet.cloud_server.cli import app
 from cachenet.cloud_server.fleet.fleet import TOPICS, Fleet
 from cachenet.cloud_server.fleet.reader import BrokerReader
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
-from cachenet.shared.transport.mqtt import Address
+from cachenet.shared.transport import protocol, rollout
+from cachenet.shared.transport.mqtt import Address, addresses
 from cachenet.shared.transport.rollout import Rollout
 from tests.broker import Mosquitto, mosquitto
 from tests.bundles import tiny_bundle
@@ -50,6 +53,43 @@ def command(*arguments: str) -> dict[str, Any]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_a_rollout_is_undone_on_the_brokers_that_are_there_and_the_others_are_named(tmp_path: Path) -> None:
+    brokers: list[Mosquitto] = []
+    states: dict[int, str] = {}
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        brokers.append(Mosquitto(tmp_path / str(number)))
+    here, gone = brokers
+    where = f"{here.url},{gone.url}"
+    running = Rollout("tiny", "old", "new", "running", 0, 0.5)
+    reader = BrokerReader(
+        addresses(where), TOPICS, lambda number, one: states.__setitem__(number, rollout.read(one.payload).line)
+    )
+    try:
+        here.start()
+        gone.start()
+        with reader.running():
+            assert reader.wait()
+            for link in reader.links:
+                link.publish(rollout.topic("tiny"), protocol.encode(running), qos=1, retain=True)
+            until(lambda: len(states) == 2)
+            assert CliRunner().invoke(app, ["rollout", "pause", "--broker", where]).exit_code == 0
+            until(lambda: set(states.values()) == {"paused (by hand)"})
+            gone.kill()
+            done = CliRunner().invoke(app, ["rollout", "undo", "--broker", where])
+            assert done.exit_code == 1 and "tiny: undone (by hand)" in done.stdout
+            named, changed = done.stderr.splitlines()
+            assert f":{gone.port}" in named and f":{here.port}" not in named
+            assert "changed on 1 of 2 brokers" in changed
+            until(lambda: states[0] == "undone (by hand)")
+            here.kill()
+            done = CliRunner().invoke(app, ["rollout", "undo", "--broker", where])
+            assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 2)
+    finally:
+        here.kill()
+        gone.kill()
 
 
 def test_a_bad_version_is_undone_by_itself_and_a_good_one_promoted_by_hand(

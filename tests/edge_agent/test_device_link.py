@@ -88,8 +88,17 @@ def connect(brokers: Brokers) -> Iterator[Connect]:
             connections.release()
 
         topics = [(_ANSWER, 0), (protocol.CATALOGUE_TOPICS, 1)]
-        will = (_STATUS, b"offline")
-        links.append(DeviceLink(brokers.addresses, "cam", topics, received.append, connected, will, (look_s, look_s)))
+        links.append(
+            DeviceLink(
+                brokers.addresses,
+                "cam",
+                topics,
+                received.append,
+                connected,
+                lambda: (_STATUS, b"offline"),
+                (look_s, look_s),
+            )
+        )
         links[-1].start()
         return links[-1], received, connections
 

@@ -74,17 +74,17 @@ def scene(level: Any, risk: float, reason: str = "", not_asked: str = "", *attem
         (frame("submodels", 0.02, "", probed(0.2)), "by submodels: cat", "within the threshold", "--max-disagreement"),
         (frame("cloud", 0.0, "risk 0.080 over 0.040", recalled(0.8), probed(0.08), seconds=0.018),
          "Sent to the cloud, which answered cat after 18 ms", "The risk 0.080 is over the threshold 0.040",
-         r"0.010 if this were as on average footage: the base model gives cat 61 %.*--max-disagreement 0.04 in place"),
+         r"the risk is 0.010 and the answer a hit: the base model gives cat 61 %.*--max-disagreement 0.04 in"),
         (frame("full", 0.0, "risk 0.500 over 0.040", probed(0.5)), "by the full model on the device: cat",
          "over the threshold", "No budget: the threshold is 0.4 at most"),
         (frame("fallback", 0.08, "risk 0.080 over 0.040; no answer in time", probed(0.08)),
-         "did not answer in time; the device answered cat", "Why the full model did not answer: no answer in time",
+         "did not answer in time; the device answered cat", "its answer did not come within the deadline",
          r"within 250 ms \(--deadline-ms\); none came"),
         (frame("fallback", 0.08, "risk 0.080 over 0.040; no answer in time", check=Check(False, 1, 0.4123)),
          "did not answer in time", "over the threshold", "--deadline-ms 413 or more"),
-        (frame("fallback", 0.08, "risk 0.080 over 0.040; no cloud", probed(0.08)), "could not be asked", "no cloud",
+        (frame("fallback", 0.08, "risk 0.080 over 0.040; no cloud", probed(0.08)), "could not be asked", "no server",
          "A server"),
-        (frame("fallback", 0.08, "risk 0.080 over 0.040; not connected"), "could not be asked", "not connected",
+        (frame("fallback", 0.08, "risk 0.080 over 0.040; not connected"), "could not be asked", "no connection",
          "edge-agent doctor"),
         (frame("fallback", 0.08, f"risk 0.080 over 0.040; {POSTED}"), "answered by the device meanwhile",
          "did not wait", "--mode wait"),
@@ -101,7 +101,7 @@ def scene(level: Any, risk: float, reason: str = "", not_asked: str = "", *attem
         (scene("fallback", 0.2, f"expected error 0.200 over 0.100; {POSTED}", "",
                Attempt("base", "base", None, 0.2, 0.1, objects=2, causes=(Cause("uncovered", (1.2,), 0.01),))),
          "meanwhile: 1 cat, 1 dog", "The expected error 0.200 is over the threshold 0.100",
-         "The risk 0.010 without this: 1.2 objects that no model"),
+         "Without this, the risk is 0.010 and the answer a hit: 1.2 objects that no model"),
         (scene("cloud", 0.0, "no level of the device may answer"), "Sent to the cloud", "by the setting levels", ""),
     ],
 )  # fmt: skip
@@ -110,6 +110,33 @@ def test_each_level_and_each_reason_is_explained(made: Explanation, decision: st
     assert reason in " ".join(made.reasons)
     assert re.search(changed, " ".join(made.changes))
     assert all(len(line) <= 80 for line in text.of_frame(made).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("failure", "why", "helps"),
+    [
+        ("cloud silent, circuit open", "asked none for a while (circuit open)", "edge-agent doctor"),
+        ("cloud busy, asked for a pause", "the server had asked for a pause", "fewer devices"),
+        ("cloud busy", "earlier questions were still without an answer", "A faster server"),
+        ("no time left in this frame", "had taken all the time", "--deadline-ms"),
+        ("refused: busy (the full model failed)", "refused: busy (the full model failed)", "server's log"),
+        ("of a later version", "of a later version", ""),
+    ],
+)
+def test_each_failure_of_the_full_model_is_explained_and_says_what_would_help(
+    failure: str, why: str, helps: str
+) -> None:
+    made = frame("fallback", 0.5, f"risk 0.500 over 0.040; {failure}", probed(0.5))
+    assert why in " ".join(made.reasons) and helps in " ".join(made.changes)
+    answer = Answer(7, 0, 0.5, 0.5, "fallback", "base", f"risk 0.500 over 0.040; {failure}")
+    (counted,) = summarise([FrameRecord(answer, None, LABELS, SETTINGS, True)]).failures
+    assert why in counted
+
+
+def test_of_a_detector_the_table_has_no_column_for_the_label_that_a_model_gives() -> None:
+    attempt = Attempt("base", "base", None, 0.2, 0.1, objects=2)
+    assert "model gives" not in text.of_frame(scene("submodels", 0.3, "", "", attempt))
+    assert "model gives" in text.of_frame(frame("base", 0.02, "", probed(0.02)))
 
 
 def test_a_check_tells_whether_the_device_was_wrong() -> None:

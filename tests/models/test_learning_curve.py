@@ -39,10 +39,12 @@ def test_the_interval_holds_the_gain_of_the_law() -> None:
 def test_errors_that_do_not_fall_buy_nothing_and_a_line_says_so() -> None:
     flat = gains(SIZES, drawn(0.2, 0.0, 0), [800])
     assert flat[0].points == pytest.approx(0.0, abs=0.2)
-    results = {"measured": "F1", "more": [{"frames": 800, "points": 0.0, "interval": [0.0, 0.0]}]}
-    assert sentences(results) == [
-        "800 more frames would buy 0.0 +- 0.0 points of F1 (90 %: 0.0 to 0.0): not shown to buy anything"
-    ]
+    more = [{"frames": 800, "points": 0.0, "interval": [0.0, 0.0]}]
+    results = {"measured": "F1", "frames_measured_on": 300, "more": more}
+    bought = "800 more frames would buy 0.0 +- 0.0 points of F1 (90 %: 0.0 to 0.0): not shown to buy anything"
+    assert sentences(results) == [bought]
+    _, remark = sentences(results | {"frames_measured_on": 299})
+    assert "too narrow: 299 later frames were measured on, and 300 are needed. Give 1,500 frames or more" in remark
 
 
 def test_the_same_errors_give_the_same_gains() -> None:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from typer.testing import CliRunner, Result
 
+from cachenet.models import signing
 from cachenet.models.cli import app
 from cachenet.shared.bundle.manifest import MANIFEST
 from cachenet.shared.command import extras
@@ -104,6 +105,17 @@ def test_a_replaced_key_is_not_lost_if_the_power_fails_after_its_root_is_written
     assert [one.exit_code for one in done] == [0, 0]
     assert (keys / f"{name}.key").read_bytes() == replacement
     assert not (keys / f"{name}.key.part").exists()
+
+
+def test_before_devices_refuse_a_root_each_rotation_says_how_many_are_left(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("rotate", "server", "--keys", keys).stderr == ""
+    monkeypatch.setattr(signing, "MAX_ROOTS", 4)
+    for left in (1, 0):
+        done = run("rotate", "server", "--keys", keys)
+        assert (done.exit_code, done.stderr.count("\n")) == (0, 1) and f": {left} more keys can be" in done.stderr
+    refused("the root has 4 versions, and devices take no more", "rotate", "server", "--keys", keys)
 
 
 def test_without_the_library_one_line_names_the_extra(

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from cachenet.cloud_server.serving import signer
-from cachenet.models.signing import KeyDirectory, KeyName
+from cachenet.models.signing import MAX_ROOTS, KeyDirectory, KeyName
 from cachenet.shared.bundle import trust
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, parse
-from cachenet.shared.bundle.signing import Files, SigningError, read_key, signed, utc
+from cachenet.shared.bundle.signing import Files, SigningError, read_key, root_file, signed, utc
 from cachenet.shared.bundle.trust import TrustedRoot, UntrustedError
+from cachenet.shared.transport import protocol
 from tests.shared.repositories import BEGIN, DAY, HOUR, Client, Repository
 
 EXTENSION = "submodels/tiny.json"
@@ -157,6 +158,18 @@ def test_a_device_follows_a_replaced_key_and_refuses_the_former_one(
             refused(Client(repository), forged, "have not signed it")
         else:
             assert Client(repository).take(forged) == verified
+
+
+def test_a_device_follows_as_many_rotations_as_a_builder_makes(repository: Repository, client: Client) -> None:
+    files = repository.publish(repository.trained())
+    root, key = repository.keys.root, read_key(repository.directory / "keys/root.key")
+    for version in range(2, MAX_ROOTS + 1):
+        root.version = version
+        files[root_file(version)] = signed(root, utc(BEGIN), key)
+    message = protocol.encode(protocol.SignedCatalogue(files))
+    received = protocol.decode(message, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
+    assert len(received) == protocol.MAX_FILES
+    assert root_file(MAX_ROOTS) in client.take(received).files
 
 
 def test_a_device_forgets_neither_a_newer_root_nor_the_time_if_a_message_lacks_it(

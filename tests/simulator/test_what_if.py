@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.remote import Outcome
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import open_source
 from cachenet.models.data import cifar10, sample, streams
@@ -19,7 +20,7 @@ from cachenet.shared.command.config import ConfigError
 from cachenet.simulator.cli import app
 from cachenet.simulator.report.what_if import measures
 from cachenet.simulator.traces.questions import Outcomes, Question
-from cachenet.simulator.traces.what_if import WhatIf, parse, what_if
+from cachenet.simulator.traces.what_if import KEYS, WhatIf, parse, what_if
 from tests.detectors import detector_bundle, footage, record
 from tests.edge_agent.scenes import Server, agent_of, run
 
@@ -51,7 +52,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Made:
         device="pi",
         deadline_ms=60_000,
     )
-    Agent(settings, [open_source(str(recorded))], None, None, bundle).run(JsonLinesWriter(""))
+    Agent(settings, [open_source(str(recorded))], (), None, bundle).run(JsonLinesWriter(""))
     return log, bundle, recorded
 
 
@@ -82,6 +83,21 @@ def test_settings_change_what_is_asked_and_the_full_model_tells_the_error(scenes
     assert list(map(measures, again.columns)) == [logged, unaudited, offline, all_asked]
 
 
+def test_a_question_that_the_device_could_not_send_counts_as_none(tmp_path: Path) -> None:
+    class Away(Server):
+        """Its connection is lost at the second question."""
+
+        def post(self, miss: Any, picture: Any) -> Outcome:
+            return super().post(miss, picture) if self.asked == 0 else Outcome(None, "not connected")
+
+    bundle, log = Bundle(detector_bundle(tmp_path / "squares")), tmp_path / "d.jsonl"
+    recorded, server = record(tmp_path / "stream", footage(30)), Away(bundle, None)
+    settings = {"decision_log": str(log), "levels": ("cloud",), "audit_share": 0.0}
+    run(agent_of(bundle, open_source(str(recorded)), server, **settings)[0])
+    for column in columns((log, bundle, recorded), "audit_share=0", "deadline_ms=100").columns:
+        assert sum(column.asked) == server.asked == 1
+
+
 def test_on_frames_that_the_log_has_not_asked_about_the_full_model_of_the_bundle_answers(pictures: Made) -> None:
     strict = columns(pictures, "max_disagreement=0.0001").columns[1]
     logged = columns(pictures, "max_disagreement=0.02").columns[0]
@@ -95,6 +111,7 @@ def test_on_frames_that_the_log_has_not_asked_about_the_full_model_of_the_bundle
         ("max_objct_error=0.1", "unknown key 'max_objct_error'; did you mean max_object_error?"),
         ("max_object_error=2", "--what-if max_object_error: "),
         ("source=clip.mp4", "--what-if source: a replay cannot change this setting; it can max_disagreement, "),
+        ("broker=x", "--what-if broker: a replay cannot change this setting; it can max_disagreement, "),
         ("max_disagreement", "--what-if max_disagreement: write KEY=VALUE"),
         ("max_disagreement=0.1", "the budget of this bundle is max_object_error"),
     ],
@@ -116,6 +133,11 @@ def test_a_log_whose_events_do_not_fit_each_other_is_refused_with_one_line(
         output = invoke((damaged, *scenes[1:]), *flags)
         assert (output.exit_code, output.stderr.count("\n")) == (2, 1), output.exception
         assert "damaged.jsonl" in output.stderr
+
+
+def test_the_help_names_all_that_can_be_changed() -> None:
+    shown = CliRunner().invoke(app, ["replay", "--help"]).stdout
+    assert [key for key in KEYS if key not in shown] == []
 
 
 def test_one_column_may_change_several_settings() -> None:
