@@ -166,7 +166,8 @@ class Selection(Autoencoder):
         return features[:, self.chosen] * self.importance[None, :, None, None]
 
     def restore(self, values: Tensor) -> Tensor:
-        return self.decoder(values, self.shape[1:])
+        restored: Tensor = self.decoder(values, self.shape[1:])
+        return restored
 
 
 class Transform(Autoencoder):
@@ -197,4 +198,5 @@ class Transform(Autoencoder):
         return transformed
 
     def restore(self, values: Tensor) -> Tensor:
-        return self.decoder(values, self.shape[1:])
+        restored: Tensor = self.decoder(values, self.shape[1:])
+        return restored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ def cheapest(nbytes: Floats, agreement: Floats, wanted: float) -> float:
     return best
 
 
-def ratios(features: list[Sent], rivals: list[Sent], block: int, seed: int = 0) -> list[dict[str, float | list[float]]]:
+def ratios(features: list[Sent], rivals: list[Sent], block: int, seed: int = 0) -> list[dict[str, Any]]:
     """Bytes of the cheapest rival over bytes of each level of the features, at the level's agreement.
 
     Args:

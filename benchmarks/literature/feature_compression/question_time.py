@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +78,13 @@ def times(nbytes: Floats, work: Work, link: str, questions: int, seed: int = 0) 
 
     for number in range(questions):
         started = env.timeout(number * _BETWEEN_S + work.device_s)
-        started.callbacks.append(lambda _, number=number: ask(number))
+        started.callbacks.append(partial(_then, ask, number))
     env.run()
     return found
+
+
+def _then(action: Callable[[int], None], number: int, _event: object) -> None:
+    action(number)
 
 
 def speedup(features: Floats, pictures: Floats, seed: int = 0) -> dict[str, object]:
