@@ -1,108 +1,80 @@
-"""The streams: zones of real clips, and CIFAR-10."""
+"""The streams: regions of real clips, with the classifiers of ``state/``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from benchmarks import real_tasks
 from benchmarks.literature.learned_offloading.answers import FRAMES, Answers, Stream, record, stream
 from benchmarks.literature.row import Inputs
-from benchmarks.real import task
-from cachenet.models.data import cifar10, streams
 from cachenet.models.export import metadata
 from cachenet.models.export.classifier import load_classifier, parse_preprocessing
 from cachenet.models.export.onnx_file import load, properties
-from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.media.video import Video
 
-#: Side of the picture in a question about a zone, pixels; that of the stand-in for the full model.
+#: Side of the picture in a question, pixels: that of the network whose run time the full model has.
 _SIDE = 224
-#: Streams of CIFAR-10.
-_CIFAR: tuple[streams.StreamName, ...] = ("dwell", "camera")
-#: Frames of such a stream in a smoke run.
+#: Frames of each part of a recording in a smoke run.
 _FEW = 60
-_DIRECTORIES = (Path("videos"), real_tasks._DEBIAN)
+#: Frames before the play frames that are recorded at most. No base model was trained on their second half.
+_BEFORE = 270
 
 
-def zone(name: str, inputs: Inputs) -> Stream:
-    """The stream of a task of ``benchmarks.real_tasks``; its models are trained if they are not there."""
-    made = task.load(_task_file(name, inputs))
-    first, last = made.held_out[0], made.play[1]
-    path = inputs.work / "answers" / f"{name}.npz"
-    if (answers := _cached(path)) is None:
-        inputs.say(f"{name}: the models run over {last - first} frames")
-        x, y, width, height = made.region or (0, 0, 10**6, 10**6)
-        pictures = [
-            frame.picture[y : y + height, x : x + width].copy()
-            for number, frame in enumerate(Video(made.video).frames())
-            if first <= number < last
-        ]
-        full = load_classifier(made.full, parse_preprocessing(made.preprocessing)).input
-        base = metadata.read_preprocessing(made.base.name, properties(load(made.base))) or full
-        sessions = Session(made.full, "cpu"), Session(made.base, "cpu")
-        answers = record(pictures, (sessions[0], full), (sessions[1], base), _SIDE)
-        _save(path, answers)
-    parts = [answers.part(begin - first, end - first) for begin, end in (made.held_out, made.tune, made.play)]
-    return stream(name, *parts)
+class Place(NamedTuple):
+    """A region of a clip, and the classifier of ``state/`` that looks at it."""
+
+    name: str
+    clip: real_tasks.Clip
+    region: real_tasks.Region
+    model: str
 
 
-def cifar(inputs: Inputs, measured: bool, seed: int) -> list[Stream]:
-    """Streams of CIFAR-10: of one half of the test images for training, of the other half if ``measured``. The risk
-    models are fitted to a stream of the training half."""
-    bundle, found = Bundle(Path("models/zoo/cifar10")), []
-    frames = _FEW if inputs.smoke else FRAMES
-    for kind in _CIFAR[: 1 if inputs.smoke else None]:
-        fitted = _cifar_answers(inputs, bundle, kind, half=0, seed=10_000, frames=frames)
-        play = _cifar_answers(inputs, bundle, kind, half=int(measured), seed=seed, frames=frames)
-        found.append(stream(f"cifar10 {kind}", fitted, fitted, play))
-    return found
+def _zone(name: str, model: str) -> Place:
+    """The region of a zone of ``benchmarks.real_tasks``."""
+    [own] = [zone for zone in real_tasks.ZONES if zone.name == name]
+    return Place(f"{name} {model}", own.clip, own.region, model)
 
 
-def _cifar_answers(
-    inputs: Inputs, bundle: Bundle, kind: streams.StreamName, half: int, seed: int, frames: int
-) -> Answers:
-    path = inputs.work / "answers" / f"cifar10-{kind}-{half}-{seed}-{frames}.npz"
-    if (answers := _cached(path)) is not None:
-        return answers
-    inputs.say(f"cifar10 {kind}: the models run over {frames} frames")
-    test = cifar10.load().test
-    split = test.take(np.arange(half, len(test), 2))
-    draw = streams.renderer(streams.schedule(kind, split.labels, seed, frames), split.images)
-    models = bundle.manifest.models
-    full, base = (bundle.manifest.only("full"), bundle.manifest.only("base"))
-    sessions = [(Session(bundle.path(name), "cpu"), models[name].input) for name in (full, base)]
-    answers = record([draw(number) for number in range(frames)], sessions[0], sessions[1], models[full].input.side)
-    _save(path, answers)
-    return answers
+#: Streams for training. The classifiers were not made for this clip: their reference is the full model all the same.
+TRAINING = (_zone("vt_cross", "o2"), _zone("vt_centre", "ob"))
+#: Streams of the measurement: the two for which the classifiers were made, and a view beside them.
+MEASURED = (
+    Place("ob", real_tasks.ONE, real_tasks._EXISTING_REGION, "ob"),
+    Place("o2", real_tasks.ONE, real_tasks._EXISTING_REGION, "o2"),
+    _zone("ob_side", "o2"),
+)
 
 
-def _task_file(name: str, inputs: Inputs) -> Path:
-    out = (inputs.work / "tasks").resolve()
-    file = out / f"{name}.toml"
-    if file.exists():
-        return file
-    torch.set_num_threads(1)
-    make: Callable[[Path], real_tasks.Task]
-    if name in real_tasks.EXISTING:
-        clip, make = real_tasks.ONE, partial(real_tasks.existing_task, name, state=inputs.data.resolve() / "state")
-    else:
-        [own] = [one for one in real_tasks.ZONES if one.name == name]
-        inputs.say(f"{name}: the full and the base model are trained")
-        clip, make = own.clip, partial(real_tasks.zone_task, own, out=out, threads=1)
-    videos = [inputs.data.resolve() / directory / clip.video for directory in _DIRECTORIES]
-    video = next((path for path in videos if path.exists()), None)
+def load_stream(place: Place, inputs: Inputs) -> Stream:
+    """The stream of a place. Its recording is in ``inputs.work`` after the first call."""
+    directories = (inputs.data / "videos", real_tasks._DEBIAN)
+    video = next((path / place.clip.video for path in directories if (path / place.clip.video).exists()), None)
     if video is None:
-        raise UserError(f"{clip.video} is in none of {', '.join(str(path.parent) for path in videos)}")
-    atomic_files.write(file, real_tasks.toml(make(video), out).encode())
-    return file
+        raise UserError(f"{place.clip.video} is in none of {', '.join(map(str, directories))}")
+    task = real_tasks.existing_task(place.model, video, inputs.data / "state")
+    begin, end = place.clip.play
+    before, frames = (_FEW, _FEW) if inputs.smoke else (_BEFORE, FRAMES)
+    first, last = max(place.clip.held_out[0], begin - before), min(end, begin + frames)
+    path = inputs.work / "answers" / f"{place.name.replace(' ', '-')}-{first}-{last}.npz"
+    if (answers := _cached(path)) is None:
+        inputs.say(f"{place.name}: the models run over {last - first} frames")
+        x, y, width, height = place.region
+        pictures = [
+            frame.picture[y : y + height, x : x + width].copy() for frame in islice(Video(video).frames(), first, last)
+        ]
+        full = load_classifier(task.full, parse_preprocessing(task.preprocessing)).input
+        base = metadata.read_preprocessing(task.base.name, properties(load(task.base))) or full
+        answers = record(pictures, (Session(task.full, "cpu"), full), (Session(task.base, "cpu"), base), _SIDE)
+        _save(path, answers)
+    fitted, play = answers.part(0, begin - first), answers.part(begin - first, last - first)
+    tune = fitted.part(len(fitted.base) // 2, len(fitted.base))
+    return stream(place.name, fitted, tune, play)
 
 
 def _cached(path: Path) -> Answers | None:

@@ -173,7 +173,9 @@ class Learned:
     """The policy of a file."""
 
     def __init__(self, path: Path) -> None:
-        self._session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
     def act(self, world: World) -> Numbers:
         """The most probable legal action of each episode ``(b,)``."""
