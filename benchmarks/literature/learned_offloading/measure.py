@@ -13,8 +13,9 @@ from benchmarks.literature.learned_offloading import data, sac
 from benchmarks.literature.learned_offloading.answers import PRECISIONS
 from benchmarks.literature.learned_offloading.equal import Curve, ratios
 from benchmarks.literature.learned_offloading.links import Durations, durations
-from benchmarks.literature.learned_offloading.play import Played, hindsight, play, price, static
+from benchmarks.literature.learned_offloading.play import Played, hindsight, joined, play, price, static
 from benchmarks.literature.learned_offloading.policies import (
+    STATIC,
     Always,
     FixedRule,
     Greedy,
@@ -27,8 +28,10 @@ from benchmarks.literature.learned_offloading.world import ASK, DEVICE, Episodes
 from benchmarks.literature.row import Inputs, Measurement, Row
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 
+#: Risk budgets of the training.
+_TRAINED = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
 #: Risk budgets; latencies are compared at the error of the product's rule at its default budget.
-BUDGETS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+BUDGETS = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.06, 0.08)
 REFERENCE = BUDGETS.index(MAX_DISAGREEMENT)
 #: Seeds of the links in training, and in the measurement.
 _TRAINING_LINKS, _LINKS = range(8), range(1000, 1012)
@@ -88,7 +91,7 @@ def _world(
 ) -> tuple[World, Floats]:
     """Random episodes with random budgets for round ``number`` of the training."""
     rng = np.random.default_rng(number)
-    world = World(own.take(rng.integers(len(own), size=count), rng.choice(BUDGETS, count)), device)
+    world = World(own.take(rng.integers(len(own), size=count), rng.choice(_TRAINED, count)), device)
     return world, _prices(world, prices)
 
 
@@ -115,14 +118,17 @@ def _compare(
     """Curves of all policies, and their latencies at equal error."""
     every = _with(own, BUDGETS)
     runs = {name: play(make, every, device) for name, make in makers.items()}
-    count = len(own)
-    runs["always ask"] = play(lambda _world: Always(ASK), _with(own, [MAX_DISAGREEMENT]), device, local=False)
+    count, at = len(own), _with(own, [MAX_DISAGREEMENT])
     fixed = runs["fixed rule"].error[REFERENCE * count : (REFERENCE + 1) * count]
+    routes = [play(lambda _world, own=one: Static(np.full(count, own)), at, device) for one in STATIC]  # type: ignore[misc]
+    runs["route in hindsight"] = hindsight(joined(routes), fixed)
+    runs["always ask"] = play(lambda _world: Always(ASK), at, device, local=False)
     runs["hindsight"] = hindsight(static(own, device), fixed)
-    curves = {name: _curve(run, count, streams) for name, run in runs.items()}
-    policies: dict[str, Any] = dict(ratios(curves, "fixed rule", REFERENCE))
+    policies: dict[str, Any] = dict(ratios(_curves(runs, count, streams, "error"), "fixed rule", REFERENCE))
+    at_risk = ratios(_curves(runs, count, streams, "charge"), "fixed rule", REFERENCE)
     for name, run in runs.items():
         parts = range(0, len(run.error), count)
+        policies[name]["at_equal_risk"] = at_risk[name]
         policies[name]["curve"] = [
             {
                 "error": float(run.error[first : first + count].mean()),
@@ -136,9 +142,14 @@ def _compare(
     return {"error": float(fixed.mean()), "streams": [one.name for one in own.streams], "policies": policies}
 
 
-def _curve(run: Played, count: int, streams: int) -> Curve:
-    shape = (len(run.error) // count, streams, count // streams)
-    return Curve(run.latency.mean(1, dtype=np.float64).reshape(shape), run.error.reshape(shape))
+def _curves(runs: dict[str, Played], count: int, streams: int, measure: str) -> dict[str, Curve]:
+    """The curves over ``error`` or ``charge``."""
+    found = {}
+    for name, run in runs.items():
+        shape = (len(run.error) // count, streams, count // streams)
+        latency = run.latency.mean(1, dtype=np.float64)
+        found[name] = Curve(latency.reshape(shape), getattr(run, measure).reshape(shape))
+    return found
 
 
 ROW = Row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +64,16 @@ def static(episodes: Episodes, durations: Durations) -> Played:
     for other in STATIC:
         policy = Static(np.full(len(every), other))
         found.append(play(lambda _world, own=policy: own, every, durations, limits))  # type: ignore[misc]
-    return Played(
-        *(np.concatenate([getattr(one, name) for one in found]) for name in ("latency", "error", "charge", "asked"))
-    )
+    return joined(found)
+
+
+def joined(runs: Sequence[Played]) -> Played:
+    """The episodes of all runs, run by run."""
+    return Played(*(np.concatenate([getattr(one, name) for one in runs]) for name in Played.__dataclass_fields__))
 
 
 def hindsight(grid: Played, most: Floats) -> Played:
-    """The static policy of least latency on each episode, among those with an error of at most ``most`` ``(b,)``."""
+    """The run of least latency on each episode, among those of ``grid`` with an error of at most ``most`` ``(b,)``."""
     error = grid.error.reshape(-1, len(most))
     latency = grid.latency.mean(1, dtype=np.float64).reshape(error.shape)
     chosen = np.where(error <= most + 1e-9, latency, np.inf).argmin(0) * len(most) + np.arange(len(most))

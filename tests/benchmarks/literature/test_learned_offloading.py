@@ -18,6 +18,7 @@ from benchmarks.literature.learned_offloading import links, play, sac
 from benchmarks.literature.learned_offloading.answers import PRECISIONS, Answers, Stream, stream
 from benchmarks.literature.learned_offloading.environment import OffloadingEnv
 from benchmarks.literature.learned_offloading.equal import Curve, ratios
+from benchmarks.literature.learned_offloading.measure import BUDGETS
 from benchmarks.literature.learned_offloading.policies import FixedRule, Greedy, HiLcbLite, Policy, Static
 from benchmarks.literature.learned_offloading.world import (
     ACTIONS,
@@ -198,5 +199,5 @@ def test_a_smoke_run_prints_the_comparison(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert result["smoke"]
     assert result["bytes"] < 10_000
-    assert len(result["policies"]["learned"]["curve"]) == 6
+    assert len(result["policies"]["learned"]["curve"]) == len(BUDGETS)
     assert result["precision"] in range(PRECISIONS)
