@@ -42,7 +42,7 @@ class Curve:
 def ratios(
     curves: Mapping[str, Curve], base: str, reference: int, seed: int = 0
 ) -> dict[str, dict[str, float | list[float]]]:
-    """Latency of each policy at the error of ``base`` at its budget ``reference``, over the latency of ``base`` there.
+    """Latency of each policy at the error of ``base`` at its budget ``reference``, over that of ``base`` at this error.
 
     Returns:
         By policy: ``latency_ms``, ``ratio``, and the 95 % interval of the ratio, by a bootstrap over streams and over
@@ -62,9 +62,9 @@ def ratios(
 
 def _ratio(curve: Curve, base: Curve, reference: int, weights: Floats) -> tuple[float, float]:
     share = weights / weights.sum()
-    error, own = float((base.error[reference] * share).sum()), float((base.latency[reference] * share).sum())
-    latency = curve.at(error + 1e-12, weights)
-    return latency, latency / own
+    error = float((base.error[reference] * share).sum()) + 1e-12
+    latency = curve.at(error, weights)
+    return latency, latency / base.at(error, weights)
 
 
 def _weights(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:

@@ -73,7 +73,16 @@ def measure(inputs: Inputs) -> Measurement:
     ratio = {name: main["learned"]["latency_ms"] / main[name]["latency_ms"] for name in (*_BARS, "HI-LCB-lite")}
     pays = ratio["HI-LCB-lite"] < 1.0 and all(ratio[name] <= bar for name, bar in _BARS.items())
     details = {"bytes": path.stat().st_size, "precision": precision, "ratios": ratio, "prices_s": prices, **found}
-    return Measurement(ratio["fixed rule"], "mean latency over the fixed rule's at equal error", pays, details)
+    return Measurement(ratio["fixed rule"], "mean latency over the fixed rule's at equal error", pays, _plain(details))
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with None in place of numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_plain(own) for own in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _with(own: Episodes, budgets: Sequence[float]) -> Episodes:
