@@ -20,7 +20,7 @@ _EXPLORATION = 0.51
 
 
 class Policy(Protocol):
-    """Chooses legal actions, and learns from what they came to."""
+    """Chooses legal actions, and learns from their outcomes."""
 
     def act(self, world: World) -> Numbers:
         """An action for each episode ``(b,)``."""

@@ -73,7 +73,7 @@ def episodes(streams: Sequence[Stream], seeds: Sequence[int]) -> Episodes:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a step came to, for each episode ``(b,)``.
+    """The outcome of a step, for each episode ``(b,)``.
 
     Attributes:
         latency: Time to the answer, seconds.
