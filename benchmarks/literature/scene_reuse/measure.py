@@ -144,9 +144,9 @@ def collect(
     ]
     trials = []
     for row, one in enumerate(queries):
-        seen = slice(0, size.footage)
-        labels = kind.label(one.block)[seen]
-        key = SceneKey(embed(one.block.pictures[seen]), mix(labels, kind.labels))
+        start = slice(0, size.footage)
+        labels = kind.label(one.block)[start]
+        key = SceneKey(embed(one.block.pictures[start]), mix(labels, kind.labels))
         own = [outcomes[name][row] for name in ("general", *(f"{s.place}-{s.time}" for s in submodels))]
         after = outcomes[f"pooled-{one.time}"][row].measured
         trials.append(Trial(one.place.name, one.place.camera, one.time, key, labels, own, after))
