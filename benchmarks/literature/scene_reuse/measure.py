@@ -44,7 +44,8 @@ class Size:
         rival: Questions of the audits that the key has to beat.
         epochs: Epochs of the general classifier, the general detector and the detectors of places.
         cameras: Clips that are used; None for all.
-        places: Places of each kind.
+        places: Places of each kind; None for all.
+        kinds: Kinds that are measured.
     """
 
     step: int = 1
@@ -55,10 +56,11 @@ class Size:
     epochs: tuple[int, int, int] = (40, 40, 8)
     cameras: tuple[str, ...] | None = None
     places: int | None = None
+    kinds: tuple[str, ...] = ("classifiers", "detectors")
 
 
 WHOLE = Size()
-SMOKE = Size(8, 6, 2, (0, 3), 3, (1, 1, 1), (WALKERS.video,), 3)
+SMOKE = Size(8, 6, 2, (0, 3), 3, (1, 1, 1), (WALKERS.video,), 2, ("classifiers",))
 
 
 class Runner(Protocol):
@@ -98,6 +100,8 @@ def measure(inputs: Inputs) -> Measurement:
         zones = Zones(inputs.work / "classifiers", size.epochs[0], progress)
         tiles = Tiles(inputs.work / "detectors", *size.epochs[1:], progress)
         for kind, work in ((zones, zones.work), (tiles, tiles.work)):
+            if kind.name not in size.kinds:
+                continue
             store, trials, seconds, files = collect(kind, full, inputs, size, work)
             ways = choice.ways(store, kind.labels, size.questions, trials)
             found[kind.name] = {

@@ -12,9 +12,11 @@ import pytest
 
 from benchmarks.literature.scene_reuse import choice, report
 from benchmarks.literature.scene_reuse.classifiers import LABELS, agreement_counts, state_logits
+from benchmarks.literature.scene_reuse.detectors import divided
 from benchmarks.literature.scene_reuse.key import SceneKey, distances, mix
-from benchmarks.literature.scene_reuse.places import within
+from benchmarks.literature.scene_reuse.places import Place, Segment, within
 from benchmarks.literature.scene_reuse.trial import CASES, Outcomes, Store, Submodel, Trial, pooled_f1
+from cachenet.models.detect.footage import Block
 from cachenet.shared.cascade.detect.detections import NOTHING, checked
 
 ROOT = Path(__file__).parents[3]
@@ -167,6 +169,19 @@ def test_f1_of_agreement_counts_is_the_agreement() -> None:
     assert pooled_f1(counts) == 0.75
 
 
+def test_a_detector_is_tuned_on_frames_after_those_that_it_learns_from() -> None:
+    place = Place("p", "camera", (0, 0, 8, 8))
+    blocks = [
+        Block(np.full((8, 8, 8, 3), start, np.uint8), (NOTHING,) * 8, np.zeros(8, np.int64), 0.35) for start in (0, 100)
+    ]
+    for block in blocks:
+        block.pictures[:] += np.arange(8, dtype=np.uint8)[:, None, None, None]
+    learn, tune = divided([Segment(place, time, block) for time, block in enumerate(blocks)])
+    assert learn.pictures[:, 0, 0, 0].tolist() == [*range(6), *range(100, 106)]
+    assert tune.pictures[:, 0, 0, 0].tolist() == [6, 7, 106, 107]
+    assert learn.sequences.tolist() == [0] * 6 + [1] * 6
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
 def test_the_row_runs(tmp_path: Path) -> None:
@@ -176,4 +191,4 @@ def test_the_row_runs(tmp_path: Path) -> None:
     )
     found = json.loads(done.stdout)
     assert found["smoke"] and found["row"] == "scene-reuse"
-    assert found["classifiers"]["queries"] == found["detectors"]["queries"] == 6
+    assert found["classifiers"]["queries"] == 4
