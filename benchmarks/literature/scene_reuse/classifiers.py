@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cachenet.models.detect.footage import Block
 from cachenet.models.export.export import export
 from cachenet.models.train import fine_tune, recent
 from cachenet.models.train.networks import ResNet, Shape
-from cachenet.models.train.training import fit, label_loss
+from cachenet.models.train.training import Batch, fit, label_loss
 from cachenet.shared.bundle.manifest import FORMAT, MANIFEST, Bundle, Manifest, Model, file_digest
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.probability import softmax
@@ -76,10 +76,16 @@ def _general(segments: Sequence[Segment], work: Path, epochs: int, progress: Pro
         torch.manual_seed(0)
         network = ResNet(Shape(*BASE, len(LABELS), real_tasks._STEM))
         recipe = replace(real_tasks._RECIPE, phases=((epochs, INPUT.side),))
-        views = real_tasks._views(images, labels, mirrored=True)
-        work.mkdir(parents=True, exist_ok=True)
         steps, checkpoint = real_tasks._STEPS, work / "general.pt"
-        fit(network, INPUT, recipe, views, steps, label_loss(recipe), checkpoint, progress, "general")
+        weights = 1 / np.sqrt(np.bincount(labels)[labels])
+
+        def batches(_epoch: int, rng: np.random.Generator) -> Iterator[Batch]:
+            for _ in range(steps):
+                rows = rng.choice(len(images), recipe.batch, p=weights / weights.sum())
+                yield fine_tune.augment(images[rows], rng), torch.from_numpy(labels[rows])
+
+        work.mkdir(parents=True, exist_ok=True)
+        fit(network, INPUT, recipe, batches, steps, label_loss(recipe), checkpoint, progress, "general")
         models = {}
         # The training reads only the base model, but a bundle needs a full model too.
         for role in ("base", "full"):
