@@ -222,4 +222,5 @@ def _rows(probabilities: Probabilities, labels: Labels, frames: Labels, held: La
 def _replies(part: Answers, temperature: float) -> Floats:
     """Feature of the risk of a reply: the log probability that the base model is wrong ``(n, 1)``."""
     top = softmax(part.base, temperature).max(1)
-    return np.log(np.maximum(1 - top, _FLOOR))[:, None]
+    column: Floats = np.log(np.maximum(1 - top, _FLOOR))[:, None]
+    return column

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,9 @@ class Memory:
         self.rows = 0
         shapes = ((FEATURES,), (ACTIONS,), (), (), (FEATURES,), (ACTIONS,), ())
         kinds = (np.float32, np.bool_, np.int64, np.float32, np.float32, np.bool_, np.float32)
-        self._columns = [np.zeros((_MEMORY, *shape), kind) for shape, kind in zip(shapes, kinds, strict=True)]
+        self._columns: list[npt.NDArray[Any]] = [
+            np.zeros((_MEMORY, *shape), kind) for shape, kind in zip(shapes, kinds, strict=True)
+        ]
 
     def add(self, *columns: npt.NDArray[np.generic]) -> None:
         """Add one transition of each episode."""
@@ -109,7 +112,7 @@ class Learner:
 
     def _step(self, which: int, loss: Tensor) -> None:
         self._optimisers[which].zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimisers[which].step()
 
 

@@ -137,7 +137,7 @@ class World:
     @property
     def done(self) -> bool:
         """Whether every frame is answered."""
-        return self.frame >= self._last
+        return bool(self.frame >= self._last)
 
     def observe(self) -> npt.NDArray[np.float32]:
         """What a policy may know ``(b, FEATURES)``: logarithms of risks over the threshold, of the threshold over the
@@ -155,7 +155,8 @@ class World:
             np.maximum(0.0, self._line_free - self.now) / full,
             np.log1p(age) / 2,
         ]
-        return np.clip(np.stack(columns, 1), -5, 5).astype(np.float32)
+        observed: npt.NDArray[np.float32] = np.clip(np.stack(columns, 1), -5, 5).astype(np.float32)
+        return observed
 
     def step(self, actions: Numbers) -> Outcome:
         """Answer the present frame, and go on to the next one."""
