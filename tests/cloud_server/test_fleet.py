@@ -127,7 +127,7 @@ def test_a_device_that_connects_to_another_broker_with_a_clock_that_is_behind_is
     assert row.status.bundle == "new" and row.stats is not None and row.stats.seconds == 1.0
 
 
-def test_figures_that_a_broker_repeats_do_not_count_as_newer() -> None:
+def test_numbers_that_a_broker_repeats_are_not_newer() -> None:
     now = [0.0]
     fleet = Fleet(lambda: now[0])
     status(fleet, "a", at=100.0)
