@@ -159,7 +159,11 @@ def _stored(data: bytes) -> bytes:
 
 
 def _text(data: bytes, wanted: int) -> str:
-    return next(value for number, value, _ in _fields(data) if number == wanted).decode()
+    """The first text of a field. Raises ``ValueError``; ``StopIteration`` would end as ``RuntimeError`` in callers."""
+    for number, value, _ in _fields(data):
+        if number == wanted:
+            return value.decode()
+    raise ValueError(f"it has no field {wanted}")
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
