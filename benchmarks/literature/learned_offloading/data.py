@@ -27,7 +27,7 @@ _BEFORE = 270
 
 
 class Place(NamedTuple):
-    """A region of a clip, and the classifier of ``state/`` that looks at it."""
+    """A region of a clip, and the classifier of ``state/`` whose input it is."""
 
     name: str
     clip: real_tasks.Clip
