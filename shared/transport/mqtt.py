@@ -83,7 +83,15 @@ class Link(Protocol):
 
 
 class _Client(mqtt.Client):
-    """paho's client, with a network thread that continues after an exception."""
+    """paho's client, with a network thread that continues after an exception, and an end."""
+
+    def end(self) -> None:
+        """Wait for the end of the network thread, and close its sockets: paho itself waits for the garbage collector.
+
+        Devices that had changed their broker often had over 1,024 open files, with which select(2) cannot wait.
+        """
+        self.loop_stop()
+        self._reset_sockets()
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
         backoff, logged = Backoff(*_LOOP_RETRY_S), ""
@@ -201,7 +209,7 @@ class MqttConnection:
             with contextlib.suppress(ValueError, RuntimeError):
                 self._client.publish(*farewell, qos=1, retain=True).wait_for_publish(0.5)
         self._client.disconnect()
-        ender = threading.Thread(target=self._client.loop_stop, daemon=True)
+        ender = threading.Thread(target=self._client.end, daemon=True)
         ender.start()
         ender.join(wait_s)
         self.connected.clear()

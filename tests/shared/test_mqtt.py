@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import socket
 import struct
@@ -125,6 +126,21 @@ def test_it_subscribes_again_after_a_restart_of_the_broker(broker: Mosquitto) ->
         assert receiver.connected.wait(WAIT_S)
         assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/b", b"after")
+
+
+def test_a_connection_that_has_ended_holds_no_open_file(broker: Mosquitto) -> None:
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    gc.disable()  # the collector would close what has been left open, some time or other
+    try:
+        before = open_files()
+        for number in range(5):
+            with link(broker, f"ended{number}") as ended:
+                assert ended.connected.wait(WAIT_S)
+        assert until(lambda: open_files() <= before)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("qos", [0, 1])
