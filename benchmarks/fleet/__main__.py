@@ -39,7 +39,7 @@ from typing import Any
 from benchmarks.fleet import devices
 from benchmarks.fleet.records import DeviceRecord, Kill, gaps, percentile
 from benchmarks.fleet.site import Broker, Server, memory_bytes, processor_s, small_bundle, urls, wait_for
-from cachenet.shared.transport.broker import addresses
+from cachenet.shared.transport.broker import Address, addresses
 from cachenet.shared.transport.shards import ranked
 
 #: Most devices in a process: paho waits with select(2), which takes file descriptors under 1024 only, and a device that
@@ -76,12 +76,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for server in servers:
             wait_for(server)
         where = addresses(urls(brokers))
-        # Those of a broker together: while they change to another they delay only each other.
-        names = sorted((f"cam{n}" for n in range(args.devices)), key=lambda name: ranked(where, name)[0].port)
+        # A process has the devices of one broker: while they change to another they delay only each other.
+        names: dict[Address, list[str]] = {}
+        for number in range(args.devices):
+            names.setdefault(ranked(where, f"cam{number}")[0], []).append(f"cam{number}")
+        groups = [
+            own[first : first + _PER_PROCESS] for own in names.values() for first in range(0, len(own), _PER_PROCESS)
+        ]
         fleet = [
-            _start(stack, devices.Plan(tuple(names[first : first + _PER_PROCESS]), urls(brokers), bundle, scratch,
-                                       args.rate, args.deadline_ms / 1000, args.seed + first))
-            for first in range(0, args.devices, _PER_PROCESS)
+            _start(stack, devices.Plan(tuple(group), urls(brokers), bundle, scratch, args.rate,
+                                       args.deadline_ms / 1000, args.seed * len(groups) + number))
+            for number, group in enumerate(groups)
         ]  # fmt: skip
         for _, pipe in fleet:
             pipe.recv()
