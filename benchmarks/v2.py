@@ -39,12 +39,15 @@ class HttpCall:
         self._idle: list[http.client.HTTPConnection] = []
 
     def __call__(self) -> None:
+        reused = bool(self._idle)
+        connection = self._idle.pop() if reused else http.client.HTTPConnection(self._host)
         try:
-            connection = self._idle.pop() if self._idle else http.client.HTTPConnection(self._host)
             connection.request("POST", self._path, self._body, self._headers)
             assert connection.getresponse().read()
-        except (ConnectionError, http.client.HTTPException):  # the server had closed the idle connection
-            self()
+        except (ConnectionError, http.client.HTTPException):
+            if not reused:
+                raise
+            self()  # the server had closed the idle connection
         else:
             self._idle.append(connection)
 

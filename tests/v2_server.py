@@ -1,6 +1,7 @@
 """A small server of the Open Inference Protocol with binary tensors, whose faults tests choose.
 
-Servers from elsewhere are in ``tests.mlserver``.
+Servers from elsewhere are in ``tests.mlserver``. ``python -m tests.v2_server BUNDLE PORT`` serves the full model of a
+bundle.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import Session
 
 _NAMES = {"float32": "FP32", "int64": "INT64"}
@@ -134,3 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Inference-Header-Content-Length", length)
         self.end_headers()
         self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    _bundle = Bundle(zoo.find(sys.argv[1]))
+    _server = V2Server(_bundle.path(_bundle.manifest.only("full")))
+    _server.port = int(sys.argv[2])
+    _server.start()
+    threading.Event().wait()
