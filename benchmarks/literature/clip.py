@@ -1,4 +1,4 @@
-"""The pictures of a clip."""
+"""The pictures of a clip, and the frames of the clip of one person that rows use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import contextlib
 import itertools
 from pathlib import Path
 
+from benchmarks.real_tasks import ONE, Range
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.video import Video
+
+
+def parts(smoke: bool) -> tuple[Range, Range, Range]:
+    """Frames of ``one_by_one_person.mp4`` to learn from, to tune with and to measure on."""
+    return ((40, 64), (64, 88), (88, 112)) if smoke else (ONE.learn, ONE.tune, ONE.play)
 
 
 def region_pictures(video: Path, region: tuple[int, int, int, int], end: int) -> list[Picture]:

@@ -12,10 +12,10 @@ from onnx import ModelProto
 from cachenet.shared.inference.engine import session_options
 
 #: Runs of a model.
-_RUNS = 30
+RUNS = 30
 
 
-def seconds(models: Sequence[ModelProto], side: int = 32, runs: int = _RUNS) -> list[float]:
+def seconds(models: Sequence[ModelProto], side: int = 32, runs: int = RUNS) -> list[float]:
     """Time of a run of each model: the thread's processor time, mean of the quicker half of the runs.
 
     The models take turns. Processor time leaves out the time of other processes.

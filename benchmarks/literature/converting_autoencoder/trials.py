@@ -10,12 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import real_tasks
-from benchmarks.literature import cifar_scores
-from benchmarks.literature.clip import region_pictures
+from benchmarks.literature import cifar_scores, clip
 from benchmarks.literature.converting_autoencoder.representatives import representatives
 from benchmarks.literature.converting_autoencoder.students import TrainingSetup
 from benchmarks.literature.row import Inputs
-from benchmarks.real.task import Range
 from cachenet.models.certify import traces
 from cachenet.models.data.cifar10 import Images
 from cachenet.models.export.classifier import Classifier, load_classifier
@@ -89,15 +87,13 @@ def camera(inputs: Inputs) -> Trial:
 
     Raises ``UserError`` if the clip or a model is not there.
     """
-    clip, state = real_tasks.ONE, inputs.data / "state"
-    video = inputs.data / "videos" / clip.video
+    state = inputs.data / "state"
+    video = inputs.data / "videos" / real_tasks.ONE.video
     for path in (video, state / "ob_full.onnx", state / "ob_base.onnx"):
         if not path.is_file():
             raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
-    parts: tuple[Range, Range, Range] = (clip.learn, clip.tune, clip.play)
-    if inputs.smoke:
-        parts = ((520, 544), (544, 568), (568, 592))
-    pictures = region_pictures(video, _CAMERA_REGION, parts[2][1])
+    parts = clip.parts(inputs.smoke)
+    pictures = clip.region_pictures(video, _CAMERA_REGION, parts[2][1])
     full = load_classifier(state / "ob_full.onnx", real_tasks.INPUT)
     session = Session(full.path, "cpu", 1)
     learn, tune, play = (

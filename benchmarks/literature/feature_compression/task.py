@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.literature import cifar_scores, clip
 from benchmarks.literature.feature_compression.distil import Schedule
 from benchmarks.literature.feature_compression.split_model import resnet_part, state_classifier
 from benchmarks.literature.row import Inputs
@@ -60,7 +61,7 @@ def names() -> dict[str, Callable[[Inputs], Task]]:
 
 def cifar10_task(inputs: Inputs) -> Task:
     """The ResNet-18 of the CIFAR-10 bundle, split after its first block."""
-    data = cifar10.load()
+    data = cifar_scores.load()
     count, choice, measured, batch = (64, 32, 48, 16) if inputs.smoke else (2048, 250, 600, 64)
     bundle = zoo.find(PAPER)
     split = resnet_part(bundle / "full/1/model.onnx", cifar10.INPUT.side)
@@ -92,16 +93,15 @@ def state_task(name: str, inputs: Inputs) -> Task:
         raise UserError(f"{missing}: not found; give --data")
     assert found.region is not None and found.truth is not None
     x, y, width, height = found.region
-    first, end = ONE.held_out[0], (ONE.play[0] + 40 if inputs.smoke else ONE.play[1])
+    parts = clip.parts(inputs.smoke)
+    first, end = parts[0][0], parts[2][1]
     pictures = {}
     for number, frame in enumerate(Video(video).frames()):
         if number >= end:
             break
         if number >= first:
             pictures[number] = crop(frame.picture[y : y + height, x : x + width], INPUT)[:, :, ::-1]
-    learn, tune, play = (
-        np.stack([pictures[number] for number in range(*part)]) for part in (ONE.learn, ONE.tune, (ONE.play[0], end))
-    )
+    learn, tune, play = (np.stack([pictures[number] for number in range(*part)]) for part in parts)
     truth = np.array([int(line) for line in found.truth.read_text().split()])[: len(play)]
     sizes = (16, 2, (1, 1, 1)) if inputs.smoke else (32, 20, (2, 10, 24))
     schedule = Schedule(state_classifier(found.full, INPUT.side), learn, INPUT, camera_augment, *sizes)

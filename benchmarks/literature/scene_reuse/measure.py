@@ -60,7 +60,7 @@ class Size:
 
 
 WHOLE = Size()
-SMOKE = Size(8, 6, 2, (0, 3), 3, (1, 1, 1), (WALKERS.video,), 2, ("classifiers",))
+SMOKE = Size(9, 6, 2, (0, 3), 3, (1, 1, 1), (WALKERS.video,), 2, ("classifiers",))
 
 
 class Runner(Protocol):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +30,6 @@ from benchmarks.literature.learned_offloading.world import (
 )
 
 FRAMES, BUDGET = 60, 0.05
-DATA, WALKERS = Path("../shared/data"), Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 DEVICE_TIMES = links.durations("rpi4")
 
 
@@ -189,15 +186,8 @@ def test_latency_at_equal_error_is_interpolated_and_infinite_below_the_least_err
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (DATA / "state").is_dir() or not WALKERS.exists(), reason="the clips and classifiers are not on this machine"
-)
-def test_a_smoke_run_prints_the_comparison(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "learned-offloading", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["smoke"]
+def test_a_smoke_run_prints_the_comparison(smoke: Callable[[str], dict[str, Any]]) -> None:
+    result = smoke("learned-offloading")
     assert result["bytes"] < 10_000
     assert len(result["policies"]["learned"]["curve"]) == len(BUDGETS)
     assert result["precision"] in range(PRECISIONS)

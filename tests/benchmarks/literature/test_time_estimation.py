@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,10 +111,7 @@ def test_a_resized_model_takes_one_picture_of_the_new_size() -> None:
 
 
 @pytest.mark.slow
-def test_a_smoke_run_prints_every_figure(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "time-estimation", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["smoke"]
+def test_a_smoke_run_prints_every_figure(smoke: Callable[[str], dict[str, Any]]) -> None:
+    found = smoke("time-estimation")
     assert set(found["rows"]) >= {"kernels", "multiply-adds"}
     assert len(found["table"]) == found["networks"]
