@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.literature.clip import video
 from benchmarks.literature.row import Inputs
 from benchmarks.literature.timing import RUNS, seconds
+from benchmarks.real_tasks import ONE, WALKERS
 from cachenet.models.export import quantise
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.cascade.detect.detections import Detections, counts, match, pooled_f1
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture, crop, preprocessor
 
 NAMES = ("nanodet_plus_m_416", "yolox_nano_416", "fastestdet_352", "person_nano_192")
@@ -37,35 +38,30 @@ _RESAMPLES = 300
 VARIANTS: dict[str, tuple[str, ...] | None] = {"all operators": None, "convolutions": ("Conv",)}
 
 
-def clips(data: Path) -> list[Path]:
-    """The measured clips. Raises ``UserError`` if one is missing."""
-    found = [Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi"), data / "videos/one_by_one_person.mp4"]
-    for path in found:
-        if not path.exists():
-            raise UserError(f"{path} is missing: see docs/literature.md")
-    return found
-
-
 def frames(path: Path, smoke: bool) -> tuple[list[Picture], list[Picture]]:
     """``_FRAMES`` frames of each half of a clip, evenly spaced; some of its start for a smoke run."""
-    video = cv2.VideoCapture(str(path))
-    total, count = (80, 4) if smoke else (int(video.get(cv2.CAP_PROP_FRAME_COUNT)), _FRAMES)
+    source = cv2.VideoCapture(str(path))
+    total, count = (80, 4) if smoke else (int(source.get(cv2.CAP_PROP_FRAME_COUNT)), _FRAMES)
     first = np.linspace(0, total // 2 - 1, count).astype(int).tolist()
     second = np.linspace(total // 2 + 20, total - 2, count).astype(int).tolist()
     wanted: set[int] = {*first, *second}
     found: dict[int, Picture] = {}
     for at in range(max(wanted) + 1):
-        if not video.grab():
+        if not source.grab():
             break
         if at in wanted:
-            found[at] = np.asarray(video.retrieve()[1], np.uint8)
+            found[at] = np.asarray(source.retrieve()[1], np.uint8)
     return [found[at] for at in first if at in found], [found[at] for at in second if at in found]
 
 
 def measure(name: str, inputs: Inputs) -> dict[str, Any]:
-    """Time ratio, and average precision and F1 of the INT8 variants against the detector in float32."""
+    """Time ratio, and average precision and F1 of the INT8 variants against the detector in float32.
+
+    Raises ``UserError`` if a clip is missing.
+    """
+    clips = [video(one, inputs.data) for one in (WALKERS, ONE)]
     model = load_detector(inputs.data / "detectors" / f"{name}.onnx")
-    clip_frames = [frames(path, inputs.smoke) for path in clips(inputs.data)]
+    clip_frames = [frames(path, inputs.smoke) for path in clips]
     prepare = preprocessor(model.input)
     images = np.concatenate([prepare(crop(one, model.input)) for early, _ in clip_frames for one in early])
     variants = {variant: quantise.int8(model.graph, images, kinds) for variant, kinds in VARIANTS.items()}

@@ -22,7 +22,6 @@ from cachenet.models.train.distill import Teacher
 from cachenet.models.train.networks import Shape, sized
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.bundle.zoo import DIRECTORY
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, crop
 
@@ -38,8 +37,6 @@ _CAMERA_PHASES = (((2, 72), (3, 96)), ((2, 72), (8, 96)))
 _CAMERA_BATCH, _CAMERA_VIEWS = 32, 4
 #: The builder's rate for batches of 32 pictures.
 _RATE = 0.1
-#: Region of the models of ``ob``: left, top, width and height, pixels.
-_CAMERA_REGION = (168, 0, 432, 432)
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,10 @@ def camera(inputs: Inputs) -> Trial:
 
     Raises ``UserError`` if the clip or a model is not there.
     """
-    state = inputs.data / "state"
-    video = inputs.data / "videos" / real_tasks.ONE.video
-    for path in (video, state / "ob_full.onnx", state / "ob_base.onnx"):
-        if not path.is_file():
-            raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
+    task = clip.existing("ob", inputs.data)
     parts = clip.parts(inputs.smoke)
-    pictures = clip.region_pictures(video, _CAMERA_REGION, parts[2][1])
-    full = load_classifier(state / "ob_full.onnx", real_tasks.INPUT)
+    pictures = clip.region_pictures(task.video, task.region, 0, parts[2][1])
+    full = load_classifier(task.full, real_tasks.INPUT)
     session = Session(full.path, "cpu", 1)
     learn, tune, play = (
         np.stack([crop(one, real_tasks.INPUT)[:, :, ::-1] for one in pictures[slice(*part)]]) for part in parts
@@ -104,7 +97,7 @@ def camera(inputs: Inputs) -> Trial:
         found: Labels = traces.run_model(session, real_tasks.INPUT, traces.as_pictures(images)).argmax(1)
         return found
 
-    chosen = _Targets(learn, labels(learn), load_classifier(state / "ob_base.onnx", real_tasks.INPUT))
+    chosen = _Targets(learn, labels(learn), load_classifier(task.base, real_tasks.INPUT))
     views = 1 if inputs.smoke else _CAMERA_VIEWS
     teacher = chosen.teacher(session, real_tasks.INPUT, views, inputs, "ob")
     shape = Shape(*real_tasks.BASE, len(full.labels), 4)

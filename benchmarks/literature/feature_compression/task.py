@@ -15,13 +15,11 @@ from benchmarks.literature.feature_compression.distil import Schedule
 from benchmarks.literature.feature_compression.split_model import resnet_part, state_classifier
 from benchmarks.literature.row import Inputs
 from benchmarks.real.measure import BLOCK
-from benchmarks.real_tasks import EXISTING, INPUT, ONE, existing_task
+from benchmarks.real_tasks import EXISTING, INPUT
 from cachenet.models.data import cifar10
 from cachenet.models.train.training import camera_augment
 from cachenet.shared.bundle import zoo
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import crop
-from cachenet.shared.media.video import Video
 
 Images = npt.NDArray[np.uint8]
 
@@ -87,21 +85,12 @@ def cifar10_task(inputs: Inputs) -> Task:
 
 def state_task(name: str, inputs: Inputs) -> Task:
     """A state classifier of ``benchmarks.real`` on a region of a real clip."""
-    video = inputs.data / "videos" / ONE.video
-    found = existing_task(name, video, inputs.data / "state")
-    if missing := next((path for path in (video, found.full) if not path.exists()), None):
-        raise UserError(f"{missing}: not found; give --data")
-    assert found.region is not None and found.truth is not None
-    x, y, width, height = found.region
-    parts = clip.parts(inputs.smoke)
-    first, end = parts[0][0], parts[2][1]
-    pictures = {}
-    for number, frame in enumerate(Video(video).frames()):
-        if number >= end:
-            break
-        if number >= first:
-            pictures[number] = crop(frame.picture[y : y + height, x : x + width], INPUT)[:, :, ::-1]
-    learn, tune, play = (np.stack([pictures[number] for number in range(*part)]) for part in parts)
+    found = clip.existing(name, inputs.data)
+    assert found.truth is not None
+    learn, tune, play = (
+        np.stack([crop(one, INPUT)[:, :, ::-1] for one in clip.region_pictures(found.video, found.region, *part)])
+        for part in clip.parts(inputs.smoke)
+    )
     truth = np.array([int(line) for line in found.truth.read_text().split()])[: len(play)]
     sizes = (16, 2, (1, 1, 1)) if inputs.smoke else (32, 20, (2, 10, 24))
     schedule = Schedule(state_classifier(found.full, INPUT.side), learn, INPUT, camera_augment, *sizes)

@@ -74,9 +74,9 @@ def _general(segments: Sequence[Segment], work: Path, epochs: int, progress: Pro
         images = np.concatenate([one.images for one in every])
         labels = np.concatenate([one.labels for one in every])
         torch.manual_seed(0)
-        network = ResNet(Shape(*BASE, len(LABELS), real_tasks._STEM))
-        recipe = replace(real_tasks._RECIPE, phases=((epochs, INPUT.side),))
-        steps, checkpoint = real_tasks._STEPS, work / "general.pt"
+        network = ResNet(Shape(*BASE, len(LABELS), real_tasks.STEM))
+        recipe = replace(real_tasks.RECIPE, phases=((epochs, INPUT.side),))
+        steps, checkpoint = real_tasks.STEPS, work / "general.pt"
         weights = 1 / np.sqrt(np.bincount(labels)[labels])
 
         def batches(_epoch: int, rng: np.random.Generator) -> Iterator[Batch]:

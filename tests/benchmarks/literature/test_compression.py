@@ -94,6 +94,7 @@ def test_average_precision_falls_with_a_wrong_detection_of_high_score() -> None:
 
 def test_slow_runs_count_for_nothing() -> None:
     assert quicker_half([3.0, 1.0, 99.0, 2.0]) == 1.5
+    assert quicker_half([[1.0, 2.0], [3.0, 2.0], [9.0, 99.0], [99.0, 9.0]]) == [2.0, 2.0]
 
 
 @pytest.mark.slow

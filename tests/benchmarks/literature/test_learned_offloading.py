@@ -13,7 +13,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from benchmarks.literature.learned_offloading import links, play, sac
-from benchmarks.literature.learned_offloading.answers import PRECISIONS, Answers, Stream, stream
+from benchmarks.literature.learned_offloading.answers import PRECISIONS, Answers, Stream, base_rows, stream
 from benchmarks.literature.learned_offloading.environment import OffloadingEnv
 from benchmarks.literature.learned_offloading.equal import Curve, ratios
 from benchmarks.literature.learned_offloading.measure import BUDGETS
@@ -28,6 +28,8 @@ from benchmarks.literature.learned_offloading.world import (
     World,
     episodes,
 )
+from cachenet.shared.cascade.features import Change, base_row
+from cachenet.shared.cascade.probability import softmax
 
 FRAMES, BUDGET = 60, 0.05
 DEVICE_TIMES = links.durations("rpi4")
@@ -183,6 +185,17 @@ def test_latency_at_equal_error_is_interpolated_and_infinite_below_the_least_err
     assert found["never"]["ratio"] == np.inf
     assert base.at(0.02, np.ones((2, 3))) == pytest.approx(0.15)
     assert base.at(0.9, np.ones((2, 3))) == pytest.approx(0.1)
+
+
+def test_features_are_the_product_s_without_recalled_answer_and_label_filter() -> None:
+    rng = np.random.default_rng(0)
+    frames, labels, held = np.arange(20), rng.integers(0, 2, 20), rng.integers(0, 2, 20)
+    probabilities, changes = softmax(answers(0).base, 1.0), rng.random((20, 4))
+    rows = base_rows(probabilities, labels, frames, held, changes)
+    for row, own, label, other, change in zip(rows, probabilities, labels, held, changes, strict=False):
+        since = Change(*change[1:]) if label == other else None
+        wanted = base_row(own[label], own.max(), own[label] == own.max(), since, change[0], None, 0.5)
+        assert row.tolist() == pytest.approx(wanted[:9])
 
 
 @pytest.mark.slow

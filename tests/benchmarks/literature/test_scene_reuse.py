@@ -13,10 +13,10 @@ from benchmarks.literature.scene_reuse.classifiers import LABELS, agreement_coun
 from benchmarks.literature.scene_reuse.detectors import divided
 from benchmarks.literature.scene_reuse.key import SceneKey, distances, mix
 from benchmarks.literature.scene_reuse.places import Place, Segment, within
-from benchmarks.literature.scene_reuse.trial import CASES, Outcomes, Store, Submodel, Trial, pooled_f1
+from benchmarks.literature.scene_reuse.trial import CASES, Outcomes, Store, Submodel, Trial
 from cachenet.models.detect.footage import Block
 from cachenet.models.train import fine_tune
-from cachenet.shared.cascade.detect.detections import NOTHING, checked
+from cachenet.shared.cascade.detect.detections import NOTHING, checked, pooled_f1
 
 PLACES, QUESTIONS = 4, (0, 3)
 

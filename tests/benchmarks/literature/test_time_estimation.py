@@ -18,7 +18,7 @@ from benchmarks.literature.time_estimation.builder import Builder
 from benchmarks.literature.time_estimation.estimator import KernelEstimator, Roofline, errors, family_out
 from benchmarks.literature.time_estimation.kernels import Kernel
 from benchmarks.literature.time_estimation.networks import resized
-from benchmarks.literature.time_estimation.recording import Network, Recording, quick, record
+from benchmarks.literature.time_estimation.recording import Network, Recording, record
 
 pytest.importorskip("sklearn")
 
@@ -66,10 +66,6 @@ def test_a_recorded_round_is_not_measured_again(tmp_path: Path) -> None:
         raise AssertionError("measured again")
 
     assert record([Network("one", "test", fail)], 1, tmp_path, lambda _: None) == first
-
-
-def test_the_slower_half_of_the_runs_counts_for_nothing() -> None:
-    assert quick([[1.0, 2.0], [3.0, 2.0], [9.0, 99.0], [99.0, 9.0]]) == [2.0, 2.0]
 
 
 @given(st.floats(1e6, 1e9), st.floats(1e3, 1e6))
