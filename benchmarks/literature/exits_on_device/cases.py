@@ -92,9 +92,10 @@ def cifar(inputs: Inputs) -> Case:
     )
 
 
-def camera(inputs: Inputs, name: str = "ob") -> Case:
-    """A task of ``../shared/data/state``. Raises ``UserError`` if its files are not there."""
-    found, spec = clip.existing(name, inputs.data), real_tasks.INPUT
+def camera(inputs: Inputs) -> Case:
+    """The task ``ob`` of ``../shared/data/state``. Raises ``UserError`` if its files are not there."""
+    name, spec = "ob", real_tasks.INPUT
+    found = clip.existing(name, inputs.data)
     full, base = found.full, found.base
     learn, tune, play = parts = clip.parts(inputs.smoke)
     task = Task(name, full, found.video, found.region, full, base, "imagenet", (), None, learn, tune, play)

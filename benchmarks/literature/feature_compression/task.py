@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from benchmarks.literature import cifar_scores, clip
 from benchmarks.literature.feature_compression.distil import Schedule
-from benchmarks.literature.feature_compression.split_model import resnet_part, state_classifier
+from benchmarks.literature.feature_compression.split_model import STATE_SITE, SplitModel, resnet_part
 from benchmarks.literature.row import Inputs
 from benchmarks.real.measure import BLOCK
 from benchmarks.real_tasks import EXISTING, INPUT
@@ -93,6 +94,8 @@ def state_task(name: str, inputs: Inputs) -> Task:
     )
     truth = np.array([int(line) for line in found.truth.read_text().split()])[: len(play)]
     sizes = (16, 2, (1, 1, 1)) if inputs.smoke else (32, 20, (2, 10, 24))
-    schedule = Schedule(state_classifier(found.full, INPUT.side), learn, INPUT, camera_augment, *sizes)
+    schedule = Schedule(
+        SplitModel(onnx.load(str(found.full)), STATE_SITE, INPUT.side), learn, INPUT, camera_augment, *sizes
+    )
     rates = ((1, 4), (1, 8), (2, 4), (4, 4))
     return Task(name, found.base, schedule, (tune, np.full(len(tune), -1)), (play, truth), BLOCK, rates, sent=8)

@@ -127,14 +127,14 @@ class Stream:
     nbytes: Labels
 
 
-def stream(name: str, held_out: Answers, tune: Answers, play: Answers, seed: int = 0) -> Stream:
+def stream(name: str, held_out: Answers, tune: Answers, play: Answers) -> Stream:
     """The stream of ``play``, with risk models of the product that are fitted to the other recordings.
 
     Args:
         held_out: Footage for the risk models.
         tune: Part of it on which the base model was not trained: for the temperature, and for the risk models again.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     temperature = fit_temperature(tune.base, tune.labels[0])
     parts = [_pairs(part, temperature, rng) for part in (held_out, tune)]
     picture, local = (_fitted([part[at] for part in parts]) for at in (0, 1))

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from benchmarks.literature.learned_offloading import links, play, sac
 from benchmarks.literature.learned_offloading.answers import PRECISIONS, Answers, Stream, base_rows, stream
-from benchmarks.literature.learned_offloading.environment import OffloadingEnv
 from benchmarks.literature.learned_offloading.equal import Curve, ratios
 from benchmarks.literature.learned_offloading.measure import BUDGETS
 from benchmarks.literature.learned_offloading.policies import FixedRule, Greedy, HiLcbLite, Policy, Static
@@ -76,22 +74,6 @@ POLICIES: dict[str, Callable[[World], Policy]] = {
     "never ask": lambda world: Static(np.full(len(world.episodes), DEVICE)),
     "hi-lcb-lite": lambda world: HiLcbLite(world, np.ones(len(world.episodes))),
 }
-
-
-def test_the_environment_passes_the_checker() -> None:
-    check_env(OffloadingEnv(recorded()[1], DEVICE_TIMES, {BUDGET: 1.0}), skip_render_check=True)
-
-
-def test_an_episode_answers_every_frame_once() -> None:
-    env = OffloadingEnv(recorded()[1], DEVICE_TIMES, {BUDGET: 1.0})
-    _, info = env.reset(seed=3)
-    steps, done = 0, False
-    while not done:
-        _, reward, done, _, info = env.step(np.int64(np.flatnonzero(info["action_mask"])[-1]))
-        assert reward < 0
-        assert info["action_mask"].any()
-        steps += 1
-    assert steps == FRAMES
 
 
 @pytest.mark.parametrize("name", POLICIES)
