@@ -116,7 +116,7 @@ def scene(place: Place, video: Path, full: Path, work: Path) -> Scene:
     other = real_tasks._regions(video, place.other)[slice(*place.clip.train)]
     learned = len(other) * 2 // 3
     learn, tune = (real_tasks._part(classifier, part, 1) for part in (other[:learned], other[learned + 10 :]))
-    small = TrainedModel("base", "", Shape(*BASE, labels, real_tasks._STEM))
+    small = TrainedModel("base", "", Shape(*BASE, labels, real_tasks.STEM))
     quiet = Progress(console=Console(quiet=True))
     network = candidates.train(
         real_tasks._BUILD, Dataset(classifier, learn, tune, tune), [small], full, work / "teacher", quiet
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the measures as JSON")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    videos = {ONE.video: chosen.data / "videos" / ONE.video, WALKERS.video: real_tasks._DEBIAN / WALKERS.video}
+    videos = {ONE.video: chosen.data / "videos" / ONE.video, WALKERS.video: real_tasks.DEBIAN / WALKERS.video}
     results = {}
     for name in chosen.place or PLACES:
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:

@@ -55,10 +55,11 @@ INPUT = msgspec.structs.replace(PRESETS["imagenet"], side=96, crop=1.0)
 #: Networks: 0.2 million parameters and 8 million multiply-adds, and a twelfth of these multiply-adds.
 FULL, BASE = ((16, 32, 64, 96), (1, 1, 1, 1)), ((4, 10, 20), (1, 1, 1))
 #: Side of the stem's patches, pixels.
-_STEM = 4
-_RECIPE = Recipe(phases=((40, INPUT.side),), rate=0.05, batch=32, smoothing=0.05)
+STEM = 4
+#: Training of the full model.
+RECIPE = Recipe(phases=((40, INPUT.side),), rate=0.05, batch=32, smoothing=0.05)
 #: Optimiser steps in an epoch of the full model.
-_STEPS = 24
+STEPS = 24
 _BUILD = BuildConfig("real", views=8, epochs=60, batch=32)
 #: Largest shift of the augmentation, pixels.
 _SHIFT = 6
@@ -168,8 +169,10 @@ IMAGENET = (
 )
 #: Tasks with existing models: prefix of their files in ``state/``. The base models were trained on held-out frames.
 EXISTING = ("ob", "o2")
-_EXISTING_REGION: Region = (168, 0, 432, 432)
-_DEBIAN = Path("/usr/share/doc/opencv-doc/examples/data")
+#: Region of these tasks.
+EXISTING_REGION: Region = (168, 0, 432, 432)
+#: Clips of Debian's package opencv-doc.
+DEBIAN = Path("/usr/share/doc/opencv-doc/examples/data")
 
 
 def background(pictures: Sequence[Picture], empty: Sequence[Range]) -> Picture:
@@ -225,21 +228,21 @@ def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
     )
     no_progress, work = (
         Progress(console=Console(quiet=True)),
-        out / "work" / f"{zone.name}-{key(zone, FULL, BASE, _RECIPE)}",
+        out / "work" / f"{zone.name}-{key(zone, FULL, BASE, RECIPE)}",
     )
     full, base, labels, answers = (
         out / f"{zone.name}_{rest}" for rest in ("full.onnx", "base.onnx", "labels.txt", "truth.csv")
     )
     torch.manual_seed(0)
-    network = ResNet(Shape(*FULL, len(zone.labels), _STEM))
+    network = ResNet(Shape(*FULL, len(zone.labels), STEM))
     first, end = clip.train
     images = np.stack([crop(picture, INPUT)[:, :, ::-1] for picture in pictures[first:end]])
     views = _views(images, truth[first:end], mirrored=zone.measure != "x")
-    fit(network, INPUT, _RECIPE, views, _STEPS, label_loss(_RECIPE), work / "full.pt", no_progress, zone.name)
+    fit(network, INPUT, RECIPE, views, STEPS, label_loss(RECIPE), work / "full.pt", no_progress, zone.name)
     _export(network, zone, full)
     classifier = load_classifier(full)
     learn, tune = (_part(classifier, pictures[first:end], threads) for first, end in (clip.learn, clip.tune))
-    small = TrainedModel("base", "", Shape(*BASE, len(zone.labels), _STEM))
+    small = TrainedModel("base", "", Shape(*BASE, len(zone.labels), STEM))
     trained = candidates.train(_BUILD, Dataset(classifier, learn, tune, tune), [small], full, work, no_progress)
     _export(trained["base"], zone, base)
     atomic_files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
@@ -261,7 +264,7 @@ def existing_task(name: str, video: Path, state: Path) -> Task:
     full, base, labels, truth = (
         state / f"{name}_{rest}" for rest in ("full.onnx", "base.onnx", "labels.txt", "truth_play.csv")
     )
-    return Task(video, _EXISTING_REGION, full, base, "imagenet", labels, ONE.held_out, ONE.tune, ONE.play, truth)
+    return Task(video, EXISTING_REGION, full, base, "imagenet", labels, ONE.held_out, ONE.tune, ONE.play, truth)
 
 
 def _regions(video: Path, region: Region) -> list[Picture]:
@@ -284,8 +287,8 @@ def _views(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], mirrore
         return np.clip(shifted * brightness + _NOISE * rng.standard_normal(shifted.shape), 0, 255).astype(np.uint8)
 
     def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
-        for _ in range(_STEPS):
-            rows = rng.choice(len(images), _RECIPE.batch, p=weights / weights.sum())
+        for _ in range(STEPS):
+            rows = rng.choice(len(images), RECIPE.batch, p=weights / weights.sum())
             yield np.stack([view(images[row], rng) for row in rows]), torch.from_numpy(labels[rows])
 
     return epoch
@@ -359,7 +362,7 @@ def main() -> None:
         imagenet.fetch(out / "imagenet")
     except imagenet.FetchError as error:
         print(f"some videos or ImageNet models are missing: {error}", file=sys.stderr)
-    directories = [data / "videos", out / "imagenet" / "videos", _DEBIAN]
+    directories = [data / "videos", out / "imagenet" / "videos", DEBIAN]
     if chosen.videos is not None:
         directories.insert(0, chosen.videos.resolve())
 

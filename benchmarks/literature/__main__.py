@@ -22,12 +22,12 @@ from cachenet.shared.command.errors import UserError
 #: Rows, and the modules that measure them. Each module has a ``ROW``.
 ROWS = {
     "feature-compression": "feature_compression.measure",
-    "converting-autoencoder": "converting_autoencoder",
-    "learned-offloading": "learned_offloading",
+    "converting-autoencoder": "converting_autoencoder.measure",
+    "learned-offloading": "learned_offloading.measure",
     "time-estimation": "time_estimation.row",
     "compression": "compression.row",
-    "scene-reuse": "scene_reuse",
-    "exits-on-device": "exits_on_device",
+    "scene-reuse": "scene_reuse.measure",
+    "exits-on-device": "exits_on_device.measure",
 }
 _PROGRAM = "benchmarks.literature"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,10 +13,10 @@ from onnx import ModelProto
 from cachenet.shared.inference.engine import session_options
 
 #: Runs of a model.
-_RUNS = 30
+RUNS = 30
 
 
-def seconds(models: Sequence[ModelProto], side: int = 32, runs: int = _RUNS) -> list[float]:
+def seconds(models: Sequence[ModelProto], side: int = 32, runs: int = RUNS) -> list[float]:
     """Time of a run of each model: the thread's processor time, mean of the quicker half of the runs.
 
     The models take turns. Processor time leaves out the time of other processes.
@@ -47,6 +48,7 @@ def seconds(models: Sequence[ModelProto], side: int = 32, runs: int = _RUNS) -> 
     return [quicker_half(own[1:]) for own in took]
 
 
-def quicker_half(times: Sequence[float]) -> float:
-    """Mean of the quicker half: other processes only add to a time."""
-    return float(np.mean(sorted(times)[: max(1, len(times) // 2)]))
+def quicker_half(times: Sequence[object]) -> Any:
+    """Mean of the quicker half of the runs, the first axis: other processes only add to a time."""
+    ordered = np.sort(np.array(times, np.float64), axis=0)
+    return ordered[: max(1, len(ordered) // 2)].mean(0).tolist()

@@ -122,9 +122,14 @@ def measure_lookup(path: Path, site: Site, known: Shapes) -> float:
     """Seconds of a head for one picture."""
     head = ModelPart(path.read_bytes(), path.name, "cpu", 1)
     tensors = {name: np.zeros((1, *(size or 1 for size in known[name][1:])), np.float32) for name in site.features}
+    return median_seconds(head, tensors)
+
+
+def median_seconds(part: ModelPart, tensors: Mapping[str, npt.NDArray[np.float32]], runs: int = _RUNS) -> float:
+    """Median seconds of a run of a part of a model."""
     times = []
-    for _ in range(_RUNS):
+    for _ in range(runs):
         begin = time.perf_counter()
-        head.run(tensors)
+        part.run(tensors)
         times.append(time.perf_counter() - begin)
     return float(np.median(times))

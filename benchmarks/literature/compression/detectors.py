@@ -16,16 +16,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.literature.timing import seconds
+from benchmarks.literature.clip import video
+from benchmarks.literature.row import Inputs
+from benchmarks.literature.timing import RUNS, seconds
+from benchmarks.real_tasks import ONE, WALKERS
 from cachenet.models.export import quantise
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.cascade.detect.detections import Detections, counts, match, pooled_f1
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture, crop, preprocessor
 
 NAMES = ("nanodet_plus_m_416", "yolox_nano_416", "fastestdet_352", "person_nano_192")
-#: Frames that ranges come from: the first part of a clip. The measured frames are from its second half.
-_CALIBRATION = 40
+#: Frames of each half of a clip: ranges come from the first half, and what is measured from the second.
+_FRAMES = 40
 #: Least score of the detections that average precision is computed from.
 _LEAST = 0.05
 #: Frames of a block of the bootstrap: about a second, whose frames are alike.
@@ -36,39 +38,34 @@ _RESAMPLES = 300
 VARIANTS: dict[str, tuple[str, ...] | None] = {"all operators": None, "convolutions": ("Conv",)}
 
 
-def clips(data: Path) -> list[Path]:
-    """The measured clips. Raises ``UserError`` if one is missing."""
-    found = [Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi"), data / "videos/one_by_one_person.mp4"]
-    for path in found:
-        if not path.exists():
-            raise UserError(f"{path} is missing: see docs/literature.md")
-    return found
-
-
-def frames(path: Path, count: int) -> tuple[list[Picture], list[Picture]]:
-    """``_CALIBRATION`` frames of the first half of a clip, and ``count`` of the second, evenly spaced."""
-    video = cv2.VideoCapture(str(path))
-    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    first = np.linspace(0, total // 2 - 1, _CALIBRATION).astype(int).tolist()
+def frames(path: Path, smoke: bool) -> tuple[list[Picture], list[Picture]]:
+    """``_FRAMES`` frames of each half of a clip, evenly spaced; some of its start for a smoke run."""
+    source = cv2.VideoCapture(str(path))
+    total, count = (80, 4) if smoke else (int(source.get(cv2.CAP_PROP_FRAME_COUNT)), _FRAMES)
+    first = np.linspace(0, total // 2 - 1, count).astype(int).tolist()
     second = np.linspace(total // 2 + 20, total - 2, count).astype(int).tolist()
     wanted: set[int] = {*first, *second}
     found: dict[int, Picture] = {}
     for at in range(max(wanted) + 1):
-        if not video.grab():
+        if not source.grab():
             break
         if at in wanted:
-            found[at] = np.asarray(video.retrieve()[1], np.uint8)
+            found[at] = np.asarray(source.retrieve()[1], np.uint8)
     return [found[at] for at in first if at in found], [found[at] for at in second if at in found]
 
 
-def measure(name: str, data: Path, count: int) -> dict[str, Any]:
-    """Time ratio, and average precision and F1 of the INT8 variants against the detector in float32."""
-    model = load_detector(data / "detectors" / f"{name}.onnx")
-    clip_frames = [frames(path, count) for path in clips(data)]
+def measure(name: str, inputs: Inputs) -> dict[str, Any]:
+    """Time ratio, and average precision and F1 of the INT8 variants against the detector in float32.
+
+    Raises ``UserError`` if a clip is missing.
+    """
+    clips = [video(one, inputs.data) for one in (WALKERS, ONE)]
+    model = load_detector(inputs.data / "detectors" / f"{name}.onnx")
+    clip_frames = [frames(path, inputs.smoke) for path in clips]
     prepare = preprocessor(model.input)
     images = np.concatenate([prepare(crop(one, model.input)) for early, _ in clip_frames for one in early])
     variants = {variant: quantise.int8(model.graph, images, kinds) for variant, kinds in VARIANTS.items()}
-    plain, *others = seconds([model.graph, *variants.values()])
+    plain, *others = seconds([model.graph, *variants.values()], runs=2 if inputs.smoke else RUNS)
     reference = [run(model, late) for _, late in clip_frames]
     rows: dict[str, Any] = {}
     for (variant, graph), took in zip(variants.items(), others, strict=True):

@@ -4,5 +4,3 @@ H. Mahmud et al., "A Converting Autoencoder Toward Low-latency and Energy-effici
 arXiv 2403.07036), and for CIFAR-10 "EncodeNet: A Framework for Boosting DNN Accuracy with Entropy-driven Generalized
 Converting Autoencoder" (2024).
 """
-
-from benchmarks.literature.converting_autoencoder.measure import ROW as ROW

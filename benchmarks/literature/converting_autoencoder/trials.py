@@ -10,12 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import real_tasks
-from benchmarks.literature import cifar_scores
-from benchmarks.literature.clip import region_pictures
+from benchmarks.literature import cifar_scores, clip
 from benchmarks.literature.converting_autoencoder.representatives import representatives
 from benchmarks.literature.converting_autoencoder.students import TrainingSetup
 from benchmarks.literature.row import Inputs
-from benchmarks.real.task import Range
 from cachenet.models.certify import traces
 from cachenet.models.data.cifar10 import Images
 from cachenet.models.export.classifier import Classifier, load_classifier
@@ -24,7 +22,6 @@ from cachenet.models.train.distill import Teacher
 from cachenet.models.train.networks import Shape, sized
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.bundle.zoo import DIRECTORY
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, crop
 
@@ -33,15 +30,13 @@ Labels = npt.NDArray[np.int64]
 _CIFAR_MACS = 10_500_000
 #: Epochs and picture sizes, of the autoencoder and of the distillation after it.
 _CIFAR_PHASES = (((4, 24), (2, 32)), ((4, 24), (10, 32)))
-#: Training pictures, their views that the teacher labels, and pictures of a batch.
-_CIFAR_PICTURES, _CIFAR_VIEWS, _CIFAR_BATCH = 16_000, 4, 64
+#: Views of the training pictures that the teacher labels, and pictures of a batch.
+_CIFAR_VIEWS, _CIFAR_BATCH = 4, 64
 #: A quarter of the builder's 60 epochs of ``benchmarks.real_tasks``, of which the autoencoder gets a third.
 _CAMERA_PHASES = (((2, 72), (3, 96)), ((2, 72), (8, 96)))
 _CAMERA_BATCH, _CAMERA_VIEWS = 32, 4
 #: The builder's rate for batches of 32 pictures.
 _RATE = 0.1
-#: Region of the models of ``ob``: left, top, width and height, pixels.
-_CAMERA_REGION = (168, 0, 432, 432)
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,6 @@ def cifar(inputs: Inputs) -> Trial:
     held_out_full, test_full = (
         cifar_scores.logits(inputs, bundle, full, name).argmax(1) for name in ("held_out", "test")
     )
-    train = train.take(np.linspace(0, len(train) - 1, min(_CIFAR_PICTURES, len(train))).astype(np.int64))
     chosen = _Targets(train.images, train.labels, load_classifier(bundle.path(base)))
     views = 1 if inputs.smoke else _CIFAR_VIEWS
     teacher = chosen.teacher(Session(bundle.path(base), "cpu", 1), spec, views, inputs, "cifar10")
@@ -89,16 +83,10 @@ def camera(inputs: Inputs) -> Trial:
 
     Raises ``UserError`` if the clip or a model is not there.
     """
-    clip, state = real_tasks.ONE, inputs.data / "state"
-    video = inputs.data / "videos" / clip.video
-    for path in (video, state / "ob_full.onnx", state / "ob_base.onnx"):
-        if not path.is_file():
-            raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
-    parts: tuple[Range, Range, Range] = (clip.learn, clip.tune, clip.play)
-    if inputs.smoke:
-        parts = ((520, 544), (544, 568), (568, 592))
-    pictures = region_pictures(video, _CAMERA_REGION, parts[2][1])
-    full = load_classifier(state / "ob_full.onnx", real_tasks.INPUT)
+    task = clip.existing("ob", inputs.data)
+    parts = clip.parts(inputs.smoke)
+    pictures = clip.region_pictures(task.video, task.region, 0, parts[2][1])
+    full = load_classifier(task.full, real_tasks.INPUT)
     session = Session(full.path, "cpu", 1)
     learn, tune, play = (
         np.stack([crop(one, real_tasks.INPUT)[:, :, ::-1] for one in pictures[slice(*part)]]) for part in parts
@@ -108,7 +96,7 @@ def camera(inputs: Inputs) -> Trial:
         found: Labels = traces.run_model(session, real_tasks.INPUT, traces.as_pictures(images)).argmax(1)
         return found
 
-    chosen = _Targets(learn, labels(learn), load_classifier(state / "ob_base.onnx", real_tasks.INPUT))
+    chosen = _Targets(learn, labels(learn), load_classifier(task.base, real_tasks.INPUT))
     views = 1 if inputs.smoke else _CAMERA_VIEWS
     teacher = chosen.teacher(session, real_tasks.INPUT, views, inputs, "ob")
     shape = Shape(*real_tasks.BASE, len(full.labels), 4)

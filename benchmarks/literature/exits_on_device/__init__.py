@@ -3,5 +3,3 @@
 A. Behera et al., "Exploring the Boundaries of On-Device Inference: When Tiny Falls Short, Go Hierarchical" (EE-HI,
 arXiv 2407.11061). The exits are those of ``models.exits``, applied to a base model.
 """
-
-from benchmarks.literature.exits_on_device.measure import ROW as ROW

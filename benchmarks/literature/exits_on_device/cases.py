@@ -12,16 +12,14 @@ import onnx
 from onnx import ModelProto
 
 from benchmarks import real_tasks
-from benchmarks.literature import cifar_scores
-from benchmarks.literature.clip import region_pictures
+from benchmarks.literature import cifar_scores, clip
 from benchmarks.literature.row import Inputs
 from benchmarks.real.recording import record
-from benchmarks.real.task import Range, Task
+from benchmarks.real.task import Task
 from cachenet.models.certify import traces
 from cachenet.models.export.cost import Cost, model_cost
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.bundle.zoo import DIRECTORY
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Input, Picture, crop, encode
 
 Logits = npt.NDArray[np.float32]
@@ -94,23 +92,16 @@ def cifar(inputs: Inputs) -> Case:
     )
 
 
-def camera(inputs: Inputs, name: str = "ob") -> Case:
-    """A task of ``../shared/data/state``. Raises ``UserError`` if its files are not there."""
-    clip, state = real_tasks.ONE, inputs.data / "state"
-    full, base = state / f"{name}_full.onnx", state / f"{name}_base.onnx"
-    parts: tuple[Range, Range, Range] = (clip.learn, clip.tune, clip.play)
-    region = (168, 0, 432, 432)
-    spec, video = real_tasks.INPUT, inputs.data / "videos" / clip.video
-    for path in (video, full, base):
-        if not path.is_file():
-            raise UserError(f"{path} is not there; name the directory of clips and tasks with --data")
-    if inputs.smoke:
-        parts = ((520, 544), (544, 568), (568, 592))
-    learn, tune, play = parts
-    task = Task(name, full, video, region, full, base, "imagenet", (), None, learn, tune, play)
+def camera(inputs: Inputs) -> Case:
+    """The task ``ob`` of ``../shared/data/state``. Raises ``UserError`` if its files are not there."""
+    name, spec = "ob", real_tasks.INPUT
+    found = clip.existing(name, inputs.data)
+    full, base = found.full, found.base
+    learn, tune, play = parts = clip.parts(inputs.smoke)
+    task = Task(name, full, found.video, found.region, full, base, "imagenet", (), None, learn, tune, play)
     inputs.say(f"{name}: both models on {sum(end - first for first, end in parts)} frames")
     recordings = record(task, inputs.work.parent / "recordings")
-    pictures = region_pictures(video, region, play[1])
+    pictures = clip.region_pictures(found.video, found.region, 0, play[1])
     request = _request(pictures[slice(*play)][:50], spec)
     first, second, third = (
         Part([crop(one, spec) for one in pictures[slice(*part)]], recording.full, recording.base)

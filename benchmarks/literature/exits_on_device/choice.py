@@ -65,7 +65,7 @@ class Outcome:
 
 def subsets(all_stages: Sequence[Stage]) -> dict[str, list[tuple[Stage, ...]]]:
     """Sets of stages by policy. ``hi``: the base model, as it is. ``ee-hi``: exits, with or without the base model's
-    own answer. ``late``: one exit. ``small``: the smaller model alone. ``small+base``: both models."""
+    own answer. ``exit-only``: one exit. ``small``: the smaller model alone. ``small+base``: both models."""
     small, *exits, base = all_stages
     pairs = [pair for count in range(1, _MOST + 1) for pair in combinations(exits, count)]
     return {

@@ -17,7 +17,7 @@ from benchmarks.literature.exits_on_device.cases import Case, Part
 from cachenet.models.certify import traces
 from cachenet.models.exits.activations import record
 from cachenet.models.exits.certify import run_exits
-from cachenet.models.exits.heads import HeadData, measure_lookup, measure_times, train_head
+from cachenet.models.exits.heads import HeadData, measure_lookup, measure_times, median_seconds, train_head
 from cachenet.models.exits.select import ExitChoice
 from cachenet.models.exits.sites import find_sites, shapes
 from cachenet.models.export import cost
@@ -116,7 +116,7 @@ class Stages:
         """Seconds until each site, and of each stage's own model, on this machine."""
         times = measure_times(self.graph, self.sites, self.case.spec, 1)
         small = ModelPart(self.all[0].model or b"", "small", "cpu", 1)
-        lookups = [_seconds(small, {small.takes[0]: blank(self.case.small[1])})]
+        lookups = [median_seconds(small, {small.takes[0]: blank(self.case.small[1])}, _TURNS)]
         heads = zip(self._files, self.sites, strict=True)
         lookups += [measure_lookup(path, site, self.known) for (_, path), site in heads]
         return [0.0, *times.reached, times.whole], [*lookups, 0.0]
@@ -179,13 +179,3 @@ def head_cost(head: ModelProto) -> Cost:
     macs = sum(cost.node_macs(node, sizes) for node in fixed.graph.node)
     elementwise = sum(node.op_type in _ELEMENTWISE for node in fixed.graph.node)
     return Cost(macs, cost.operators(fixed) + elementwise + 1, False)
-
-
-def _seconds(part: ModelPart, tensors: dict[str, npt.NDArray[np.float32]]) -> float:
-    """Median time of a run."""
-    times = []
-    for _ in range(_TURNS):
-        begin = time.perf_counter()
-        part.run(tensors)
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))

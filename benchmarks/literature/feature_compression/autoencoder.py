@@ -73,16 +73,16 @@ class Autoencoder(nn.Module):
 
     chosen: Tensor
     importance: Tensor
+    decoder: Decoder
 
     def __init__(self, shape: tuple[int, int, int], chosen: Tensor, importance: Tensor, sent: int, levels: int) -> None:
-        """Create an autoencoder.
+        """Create an autoencoder of features of ``shape``: channels, height and width.
 
         Args:
-            shape: Channels, height and width of the features.
             chosen: Numbers of the channels that the encoder uses.
             importance: Their mean attention, by which they are scaled.
             sent: Channels of the integers.
-            levels: Number of rates.
+            levels: Number of rates, the lowest first.
         """
         super().__init__()
         self.shape = shape
@@ -100,10 +100,6 @@ class Autoencoder(nn.Module):
         """Values to be quantised ``(n, sent, h', w')`` of features ``(n, channels, h, w)``."""
         raise NotImplementedError
 
-    def restore(self, values: Tensor) -> Tensor:
-        """Features of dequantised values."""
-        raise NotImplementedError
-
     def encode(self, features: Tensor, level: Tensor) -> Tensor:
         """Integers, as floats, of features ``(n, channels, h, w)`` at the levels ``(n,)``.
 
@@ -116,7 +112,9 @@ class Autoencoder(nn.Module):
     def decode(self, integers: Tensor, level: Tensor) -> Tensor:
         """Features of integers at the levels ``(n,)``."""
         gains = self.gains()[level][:, :, None, None]
-        return self.restore(torch.where(gains > 0, integers / gains.clamp_min(1e-9), 0.0))
+        values = torch.where(gains > 0, integers / gains.clamp_min(1e-9), 0.0)
+        restored: Tensor = self.decoder(values, self.shape[1:])
+        return restored
 
     def bits(self, integers: Tensor, level: Tensor) -> Tensor:
         """Estimated bits of each picture ``(n,)``: a penalty for training. What is reported are encoded bytes.
@@ -165,24 +163,11 @@ class Selection(Autoencoder):
     def transform(self, features: Tensor) -> Tensor:
         return features[:, self.chosen] * self.importance[None, :, None, None]
 
-    def restore(self, values: Tensor) -> Tensor:
-        restored: Tensor = self.decoder(values, self.shape[1:])
-        return restored
-
 
 class Transform(Autoencoder):
     """The improvement: strided convolutions of the important channels, and steps that are learned for each rate."""
 
     def __init__(self, shape: tuple[int, int, int], chosen: Tensor, importance: Tensor, sent: int, levels: int) -> None:
-        """Create the autoencoder.
-
-        Args:
-            shape: Channels, height and width of the features.
-            chosen: Numbers of the channels that the encoder uses.
-            importance: Their mean attention.
-            sent: Channels of the integers.
-            levels: Number of rates, the lowest first.
-        """
         super().__init__(shape, chosen, importance, sent, levels)
         self.encoder = nn.Sequential(
             nn.Conv2d(len(chosen), 2 * sent, 3, 2, 1), nn.ReLU(), nn.Conv2d(2 * sent, sent, 3, 2, 1)
@@ -196,7 +181,3 @@ class Transform(Autoencoder):
     def transform(self, features: Tensor) -> Tensor:
         transformed: Tensor = self.encoder(features[:, self.chosen] * self.importance[None, :, None, None])
         return transformed
-
-    def restore(self, values: Tensor) -> Tensor:
-        restored: Tensor = self.decoder(values, self.shape[1:])
-        return restored

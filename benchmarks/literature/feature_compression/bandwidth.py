@@ -55,14 +55,13 @@ def cheapest(nbytes: Floats, agreement: Floats, wanted: float) -> float:
     return best
 
 
-def ratios(features: list[Sent], rivals: list[Sent], block: int, seed: int = 0) -> list[dict[str, Any]]:
+def ratios(features: list[Sent], rivals: list[Sent], block: int) -> list[dict[str, Any]]:
     """Bytes of the cheapest rival over bytes of each level of the features, at the level's agreement.
 
     Args:
         features: The levels.
         rivals: Settings of the rivals; the best are chosen on the measured pictures, to their advantage.
         block: Consecutive pictures that the bootstrap draws as one.
-        seed: Seed of the bootstrap.
 
     Returns:
         For each level ``bytes``, ``agreement``, ``rival_bytes``, ``ratio``, and its 95 % ``interval`` by a bootstrap in
@@ -75,7 +74,7 @@ def ratios(features: list[Sent], rivals: list[Sent], block: int, seed: int = 0) 
         for columns in ([one.nbytes for one in both], [one.agrees for one in both])
     )
     counts = np.diff(np.append(starts, len(both[0].nbytes)))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = np.stack(
         [np.bincount(row, minlength=len(starts)) for row in rng.integers(len(starts), size=(DRAWS, len(starts)))]
     )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.literature.feature_compression.autoencoder import Autoencoder, ChannelAttention
 from benchmarks.literature.feature_compression.split_model import SplitModel
 from cachenet.models.train.networks import Network
-from cachenet.models.train.training import Batch, Recipe, bf16_autocast, fit, normalise
+from cachenet.models.train.training import Batch, Loss, Recipe, bf16_autocast, fit, normalise
 from cachenet.shared.inference.image import Input
 
 Images = npt.NDArray[np.uint8]
@@ -148,8 +148,11 @@ def train(
     network.matching = True
     # Without a rate penalty there is less to learn.
     epochs = schedule.epochs[2] if penalties.any() else max(1, schedule.epochs[2] // 2)
-    both = [(schedule.epochs[1], "features", _sum), (epochs, "logits", _rate_and_divergence)]
-    for count, title, loss in both:
+    losses: list[Loss] = [
+        lambda heads, _teacher: heads[0].mean() + heads[1].mean(),
+        lambda heads, teacher: heads[0].mean() + _divergence(heads[1], teacher),
+    ]
+    for count, title, loss in zip((schedule.epochs[1], epochs), ("features", "logits"), losses, strict=True):
         _fit(network, schedule, loss, work / f"{name}-{title}.pt", count, f"{name}, {title}", say)
         network.matching = False
 
@@ -171,14 +174,6 @@ def logits_of(split: SplitModel, images: Images, spec: Input, batch: int = 250) 
     return torch.cat(parts)
 
 
-def _sum(heads: list[Tensor], _teacher: Tensor) -> Tensor:
-    return heads[0].mean() + heads[1].mean()
-
-
-def _rate_and_divergence(heads: list[Tensor], teacher: Tensor) -> Tensor:
-    return heads[0].mean() + _divergence(heads[1], teacher)
-
-
 def _divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     """Kullback-Leibler divergence from the teacher (G. Hinton et al., arXiv 1503.02531)."""
     target, own = (F.log_softmax(one / _TEMPERATURE, 1) for one in (teacher, logits))
@@ -188,7 +183,7 @@ def _divergence(logits: Tensor, teacher: Tensor) -> Tensor:
 def _fit(
     network: Network,
     schedule: Schedule,
-    loss: Callable[[list[Tensor], Tensor], Tensor],
+    loss: Loss,
     checkpoint: Path,
     epochs: int,
     title: str,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +17,11 @@ from benchmarks.literature.feature_compression.autoencoder import Autoencoder, S
 from benchmarks.literature.feature_compression.bandwidth import Sent, ratios
 from benchmarks.literature.feature_compression.codec import Codec, Integers
 from benchmarks.literature.feature_compression.distil import attention, features_of, logits_of, train
-from benchmarks.literature.feature_compression.plot import plot
 from benchmarks.literature.feature_compression.split_model import Layers
 from benchmarks.literature.feature_compression.task import PAPER, Images, Task, names
 from benchmarks.literature.row import Inputs, Measurement, Row
 from cachenet.models.export.cost import Cost, macs
 from cachenet.models.train.training import bf16_autocast, normalise
-from cachenet.shared.command import atomic_files
 
 #: Weights of a bit in the loss of ``Transform``, the lowest rate first.
 PENALTIES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -75,10 +71,8 @@ def _task(task: Task, inputs: Inputs) -> Details:
         "product": {"bytes": round(product.point[0], 1), "agreement": round(product.point[1], 4)},
         "rivals": [[one.name, round(one.point[0], 1), round(one.point[1], 4)] for one in rivals],
     }
-    curves: dict[str, list[Sent]] = {}
     for name, coder in coders.items():
         levels, labels = _levels(task, coder, images, full)
-        curves[name] = levels
         rows = ratios(levels, rivals, task.block)
         work = _costs(task, coder)
         questions = _QUESTIONS // 10 if inputs.smoke else _QUESTIONS
@@ -94,8 +88,6 @@ def _task(task: Task, inputs: Inputs) -> Details:
     details["faster"] = all(
         one["picture"]["interval"][0] >= MIN_SPEEDUP for row in best for one in row["speedup"].values()
     )
-    plot(inputs.work / f"{task.name}.png", task.name, curves, rivals, product)
-    atomic_files.write(inputs.work / f"{task.name}.json", json.dumps(details).encode())
     return details
 
 
@@ -159,26 +151,16 @@ def _answers(task: Task, coder: Autoencoder, received: Integers, level: int) -> 
 
 
 def _rivals(task: Task, full: npt.NDArray[np.int64], inputs: Inputs) -> list[Sent]:
-    """All settings of the rivals; finished ones are read from the work directory."""
-    images = task.measured[0]
-    path, known = inputs.work / task.name / "rivals.npz", dict[str, npt.NDArray[np.float64]]()
-    if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            known = {name: stored[name] for name in stored.files if stored[name].shape == (2, len(images))}
-    found, settings = [], pictures.settings(images.shape[1], inputs.smoke)
+    """All settings of the rivals."""
+    images, found = task.measured[0], []
+    settings = pictures.settings(images.shape[1], inputs.smoke)
     for number, setting in enumerate(settings, 1):
-        if setting.name not in known:
-            nbytes, received = pictures.compress_all(images, setting)
-            labels = full
-            if (received != images).any():
-                labels = logits_of(task.schedule.split, received, task.schedule.spec).argmax(1).numpy()
-            known[setting.name] = np.stack([nbytes, (labels == full).astype(np.float64)])
-            out = io.BytesIO()
-            np.savez(out, **known)  # type: ignore[arg-type]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_files.write(path, out.getbuffer())
-            inputs.say(f"{task.name}: {setting.name}, {number} of {len(settings)} pictures' settings")
-        found.append(Sent(setting.name, *known[setting.name]))
+        nbytes, received = pictures.compress_all(images, setting)
+        labels = full
+        if (received != images).any():
+            labels = logits_of(task.schedule.split, received, task.schedule.spec).argmax(1).numpy()
+        found.append(Sent(setting.name, nbytes, (labels == full).astype(np.float64)))
+        inputs.say(f"{task.name}: {setting.name}, {number} of {len(settings)} pictures' settings")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,7 +52,7 @@ def feature_work(layers: Cost, encoder: Cost, rest: Cost, device: str, server: s
     )
 
 
-def times(nbytes: Floats, work: Work, link: str, questions: int, seed: int = 0) -> Floats:
+def times(nbytes: Floats, work: Work, link: str, questions: int) -> Floats:
     """Times of questions, seconds, ``(questions,)``.
 
     Args:
@@ -61,13 +60,12 @@ def times(nbytes: Floats, work: Work, link: str, questions: int, seed: int = 0) 
         work: Work of device and server.
         link: Name of a link profile.
         questions: Number of questions.
-        seed: Seed of the link.
     """
     env, profile = simpy.Environment(), link_profiles.load(link)
-    up, down = (Link(env, direction, profile.outage_s) for direction in directions(profile, seed))
+    up, down = (Link(env, direction, profile.outage_s) for direction in directions(profile, 0))
     found = np.zeros(questions)
 
-    def ask(number: int) -> None:
+    def ask(number: int, _event: object) -> None:
         up.carry(int(nbytes[number % len(nbytes)]) + REQUEST, lambda: serve(number))
 
     def serve(number: int) -> None:
@@ -78,21 +76,17 @@ def times(nbytes: Floats, work: Work, link: str, questions: int, seed: int = 0) 
 
     for number in range(questions):
         started = env.timeout(number * _BETWEEN_S + work.device_s)
-        started.callbacks.append(partial(_then, ask, number))
+        started.callbacks.append(partial(ask, number))
     env.run()
     return found
 
 
-def _then(action: Callable[[int], None], number: int, _event: object) -> None:
-    action(number)
-
-
-def speedup(features: Floats, pictures: Floats, seed: int = 0) -> dict[str, object]:
+def speedup(features: Floats, pictures: Floats) -> dict[str, object]:
     """Mean time of picture questions over that of feature questions, with a 95 % bootstrap interval, and the medians'.
 
     Both have the same questions, so the bootstrap draws pairs.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = rng.integers(len(features), size=(1000, len(features)))
     drawn = pictures[rows].mean(1) / features[rows].mean(1)
     return {

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, helper, numpy_helper
@@ -74,11 +73,6 @@ class SplitModel:
         return model_cost(self.model, self.side)
 
 
-def state_classifier(path: Path, side: int) -> SplitModel:
-    """A state classifier of ``benchmarks.real``, split after its first block."""
-    return SplitModel(onnx.load(str(path)), STATE_SITE, side)
-
-
 def resnet_part(path: Path, side: int) -> SplitModel:
     """The ResNet-18 of the CIFAR-10 bundle's full model, split after its first block.
 
@@ -88,7 +82,7 @@ def resnet_part(path: Path, side: int) -> SplitModel:
     whole = onnx.load(str(path))
     stored = {one.name: numpy_helper.to_array(one).astype(np.float32) for one in whole.graph.initializer}
     model = ending_in(whole, _RESNET)
-    width = _embedding_width(stored)
+    width = len(stored["stage4.block2.conv2.bias.half"])  # of the ResNet's embedding
     weight, bias = stored["head.weight.half"][:, -width:], stored["head.bias.half"]
     for name, value in (("weight", weight), ("bias", bias)):
         model.graph.initializer.append(numpy_helper.from_array(value, f"{_HEAD}.{name}"))
@@ -96,8 +90,3 @@ def resnet_part(path: Path, side: int) -> SplitModel:
     model.graph.node.append(head)
     model.graph.output[0].name = _SCORES
     return SplitModel(model, RESNET_SITE, side)
-
-
-def _embedding_width(stored: dict[str, npt.NDArray[np.float32]]) -> int:
-    """Length of the ResNet's embedding: the output channels of its last convolution."""
-    return len(stored["stage4.block2.conv2.bias.half"])

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from benchmarks.literature import cifar_scores, clip
 from benchmarks.literature.feature_compression.distil import Schedule
-from benchmarks.literature.feature_compression.split_model import resnet_part, state_classifier
+from benchmarks.literature.feature_compression.split_model import STATE_SITE, SplitModel, resnet_part
 from benchmarks.literature.row import Inputs
 from benchmarks.real.measure import BLOCK
-from benchmarks.real_tasks import EXISTING, INPUT, ONE, existing_task
+from benchmarks.real_tasks import EXISTING, INPUT
 from cachenet.models.data import cifar10
 from cachenet.models.train.training import camera_augment
 from cachenet.shared.bundle import zoo
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import crop
-from cachenet.shared.media.video import Video
 
 Images = npt.NDArray[np.uint8]
 
@@ -60,7 +60,7 @@ def names() -> dict[str, Callable[[Inputs], Task]]:
 
 def cifar10_task(inputs: Inputs) -> Task:
     """The ResNet-18 of the CIFAR-10 bundle, split after its first block."""
-    data = cifar10.load()
+    data = cifar_scores.load()
     count, choice, measured, batch = (64, 32, 48, 16) if inputs.smoke else (2048, 250, 600, 64)
     bundle = zoo.find(PAPER)
     split = resnet_part(bundle / "full/1/model.onnx", cifar10.INPUT.side)
@@ -86,24 +86,16 @@ def cifar10_task(inputs: Inputs) -> Task:
 
 def state_task(name: str, inputs: Inputs) -> Task:
     """A state classifier of ``benchmarks.real`` on a region of a real clip."""
-    video = inputs.data / "videos" / ONE.video
-    found = existing_task(name, video, inputs.data / "state")
-    if missing := next((path for path in (video, found.full) if not path.exists()), None):
-        raise UserError(f"{missing}: not found; give --data")
-    assert found.region is not None and found.truth is not None
-    x, y, width, height = found.region
-    first, end = ONE.held_out[0], (ONE.play[0] + 40 if inputs.smoke else ONE.play[1])
-    pictures = {}
-    for number, frame in enumerate(Video(video).frames()):
-        if number >= end:
-            break
-        if number >= first:
-            pictures[number] = crop(frame.picture[y : y + height, x : x + width], INPUT)[:, :, ::-1]
+    found = clip.existing(name, inputs.data)
+    assert found.truth is not None
     learn, tune, play = (
-        np.stack([pictures[number] for number in range(*part)]) for part in (ONE.learn, ONE.tune, (ONE.play[0], end))
+        np.stack([crop(one, INPUT)[:, :, ::-1] for one in clip.region_pictures(found.video, found.region, *part)])
+        for part in clip.parts(inputs.smoke)
     )
     truth = np.array([int(line) for line in found.truth.read_text().split()])[: len(play)]
     sizes = (16, 2, (1, 1, 1)) if inputs.smoke else (32, 20, (2, 10, 24))
-    schedule = Schedule(state_classifier(found.full, INPUT.side), learn, INPUT, camera_augment, *sizes)
+    schedule = Schedule(
+        SplitModel(onnx.load(str(found.full)), STATE_SITE, INPUT.side), learn, INPUT, camera_augment, *sizes
+    )
     rates = ((1, 4), (1, 8), (2, 4), (4, 4))
     return Task(name, found.base, schedule, (tune, np.full(len(tune), -1)), (play, truth), BLOCK, rates, sent=8)

@@ -1,5 +1,1 @@
 """Learned offloading: SAC-d (arXiv 2201.02968), and HI-LCB-lite (arXiv 2508.08985), a rival that learns on line."""
-
-from benchmarks.literature.learned_offloading.measure import ROW
-
-__all__ = ["ROW"]

@@ -32,6 +32,7 @@ _PAIRS = 6000
 _OLDEST = 150
 #: Share of these pairs without an earlier question.
 _NONE = 0.1
+#: Least probability that a logarithm is taken of.
 _FLOOR = 1e-6
 
 
@@ -126,14 +127,14 @@ class Stream:
     nbytes: Labels
 
 
-def stream(name: str, held_out: Answers, tune: Answers, play: Answers, seed: int = 0) -> Stream:
+def stream(name: str, held_out: Answers, tune: Answers, play: Answers) -> Stream:
     """The stream of ``play``, with risk models of the product that are fitted to the other recordings.
 
     Args:
         held_out: Footage for the risk models.
         tune: Part of it on which the base model was not trained: for the temperature, and for the risk models again.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     temperature = fit_temperature(tune.base, tune.labels[0])
     parts = [_pairs(part, temperature, rng) for part in (held_out, tune)]
     picture, local = (_fitted([part[at] for part in parts]) for at in (0, 1))
@@ -148,7 +149,7 @@ def stream(name: str, held_out: Answers, tune: Answers, play: Answers, seed: int
     picture_risk, risk = np.ones((n + 1, n), np.float32), np.ones((PRECISIONS, n + 1, n), np.float32)
     held_wrong, wrong = np.ones((PRECISIONS, n + 1, n), np.bool_), np.ones((PRECISIONS, n + 1, n), np.bool_)
     everywhere = np.arange(n)
-    alone = local.risk(_rows(probabilities, base, everywhere, None, np.zeros((n, 4))))[0]
+    alone = local.risk(base_rows(probabilities, base, everywhere, None, np.zeros((n, 4))))[0]
     risk[:, n], wrong[:, n] = alone, base != truth
     for j in range(n - 1):
         later = everywhere[j + 1 :]
@@ -156,8 +157,8 @@ def stream(name: str, held_out: Answers, tune: Answers, play: Answers, seed: int
         picture_risk[j, later] = picture.risk(changes[:, 1:])[0]
         for p in range(PRECISIONS):
             held = np.full(len(later), play.labels[p, j])
-            by_held = local.risk(_rows(probabilities, held, later, held, changes))[0]
-            by_base = local.risk(_rows(probabilities, base[later], later, held, changes))[0]
+            by_held = local.risk(base_rows(probabilities, held, later, held, changes))[0]
+            by_base = local.risk(base_rows(probabilities, base[later], later, held, changes))[0]
             takes_base = by_base < by_held
             risk[p, j, later] = np.where(takes_base, by_base, by_held)
             wrong[p, j, later] = np.where(takes_base, base[later], held) != truth[later]
@@ -194,9 +195,9 @@ def _pairs(part: Answers, temperature: float, rng: np.random.Generator) -> list[
     changes = _changes(part, probabilities, frames, asked)
     alone = rng.random(_PAIRS) < _NONE
     local = [
-        (_rows(probabilities, held, frames, held, changes)[~alone], (held != truth)[~alone]),
-        (_rows(probabilities, base, frames, held, changes)[~alone], (base != truth)[~alone]),
-        (_rows(probabilities, base, frames, None, changes)[alone], (base != truth)[alone]),
+        (base_rows(probabilities, held, frames, held, changes)[~alone], (held != truth)[~alone]),
+        (base_rows(probabilities, base, frames, held, changes)[~alone], (base != truth)[~alone]),
+        (base_rows(probabilities, base, frames, None, changes)[alone], (base != truth)[alone]),
     ]
     rows = np.concatenate([one for one, _ in local]), np.concatenate([own for _, own in local])
     return [(changes[:, 1:], held != truth), rows]
@@ -210,8 +211,13 @@ def _changes(part: Answers, probabilities: Probabilities, frames: Labels, asked:
     return np.stack([distance, np.log1p(block), np.log1p(square), np.log1p(frames - asked)], 1)
 
 
-def _rows(probabilities: Probabilities, labels: Labels, frames: Labels, held: Labels | None, changes: Floats) -> Floats:
-    """The features of ``features.base_row`` without recalled answers and the label filter ``(m, 9)``."""
+def base_rows(
+    probabilities: Probabilities, labels: Labels, frames: Labels, held: Labels | None, changes: Floats
+) -> Floats:
+    """The features of ``features.base_row`` without recalled answers and the label filter ``(m, 9)``.
+
+    For many rows at once: a stream has 640,000. The least probability is ``_FLOOR``, a hundredth of the product's.
+    """
     own, top = probabilities[frames, labels], probabilities[frames].max(1)
     is_held = np.zeros(len(labels)) if held is None else (labels == held).astype(np.float64)
     first = [np.log(np.maximum(own, _FLOOR)), np.log(np.maximum(1 - own, _FLOOR)), (own == top).astype(np.float64)]

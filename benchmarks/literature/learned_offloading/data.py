@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import real_tasks
+from benchmarks.literature import clip
 from benchmarks.literature.learned_offloading.answers import FRAMES, Answers, Stream, record, stream
 from benchmarks.literature.row import Inputs
 from cachenet.models.export import metadata
 from cachenet.models.export.classifier import load_classifier, parse_preprocessing
 from cachenet.models.export.onnx_file import load, properties
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.media.video import Video
 
 #: Side of the picture in a question, pixels: that of the network whose run time the full model has.
 _SIDE = 224
@@ -45,29 +43,22 @@ def _zone(name: str, model: str) -> Place:
 TRAINING = (_zone("vt_cross", "o2"), _zone("vt_centre", "ob"))
 #: Streams of the measurement: the two for which the classifiers were made, and a view beside them.
 MEASURED = (
-    Place("ob", real_tasks.ONE, real_tasks._EXISTING_REGION, "ob"),
-    Place("o2", real_tasks.ONE, real_tasks._EXISTING_REGION, "o2"),
+    Place("ob", real_tasks.ONE, real_tasks.EXISTING_REGION, "ob"),
+    Place("o2", real_tasks.ONE, real_tasks.EXISTING_REGION, "o2"),
     _zone("ob_side", "o2"),
 )
 
 
 def load_stream(place: Place, inputs: Inputs) -> Stream:
     """The stream of a place. Its recording is in ``inputs.work`` after the first call."""
-    directories = (inputs.data / "videos", real_tasks._DEBIAN)
-    video = next((path / place.clip.video for path in directories if (path / place.clip.video).exists()), None)
-    if video is None:
-        raise UserError(f"{place.clip.video} is in none of {', '.join(map(str, directories))}")
-    task = real_tasks.existing_task(place.model, video, inputs.data / "state")
+    video, task = clip.video(place.clip, inputs.data), clip.existing(place.model, inputs.data)
     begin, end = place.clip.play
     before, frames = (_FEW, _FEW) if inputs.smoke else (_BEFORE, FRAMES)
     first, last = max(place.clip.held_out[0], begin - before), min(end, begin + frames)
     path = inputs.work / "answers" / f"{place.name.replace(' ', '-')}-{first}-{last}.npz"
     if (answers := _cached(path)) is None:
         inputs.say(f"{place.name}: the models run over {last - first} frames")
-        x, y, width, height = place.region
-        pictures = [
-            frame.picture[y : y + height, x : x + width].copy() for frame in islice(Video(video).frames(), first, last)
-        ]
+        pictures = clip.region_pictures(video, place.region, first, last)
         full = load_classifier(task.full, parse_preprocessing(task.preprocessing)).input
         base = metadata.read_preprocessing(task.base.name, properties(load(task.base))) or full
         answers = record(pictures, (Session(task.full, "cpu"), full), (Session(task.base, "cpu"), base), _SIDE)

@@ -16,7 +16,6 @@ from benchmarks.literature.learned_offloading.links import Durations, durations
 from benchmarks.literature.learned_offloading.play import Played, hindsight, joined, play, price, static
 from benchmarks.literature.learned_offloading.policies import (
     STATIC,
-    Always,
     FixedRule,
     Greedy,
     HiLcbLite,
@@ -131,7 +130,7 @@ def _compare(
     fixed = runs["fixed rule"].error[REFERENCE * count : (REFERENCE + 1) * count]
     routes = [play(lambda _world, own=one: Static(np.full(count, own)), at, device) for one in STATIC]  # type: ignore[misc]
     runs["route in hindsight"] = hindsight(joined(routes), fixed)
-    runs["always ask"] = play(lambda _world: Always(ASK), at, device, local=False)
+    runs["always ask"] = play(lambda _world: Static(np.full(count, ASK)), at, device, local=False)
     runs["hindsight"] = hindsight(static(own, device), fixed)
     policies: dict[str, Any] = dict(ratios(_curves(runs, count, streams, "error"), "fixed rule", REFERENCE))
     at_risk = ratios(_curves(runs, count, streams, "charge"), "fixed rule", REFERENCE)

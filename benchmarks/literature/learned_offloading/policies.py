@@ -29,19 +29,6 @@ class Policy(Protocol):
         """Take the outcome of the frame before the present one."""
 
 
-class Always:
-    """One action on every frame: ``ASK``, or ``DEVICE`` as a policy that never asks a server."""
-
-    def __init__(self, action: int) -> None:
-        self._action = action
-
-    def act(self, world: World) -> Numbers:
-        return np.full(len(world.episodes), self._action)
-
-    def learn(self, world: World, actions: Numbers, outcome: Outcome) -> None:
-        """Learn nothing."""
-
-
 class Static:
     """The local answer where it is legal, else the one action of each episode."""
 

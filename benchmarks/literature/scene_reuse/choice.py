@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.literature.scene_reuse.key import SceneKey, distances, mix
-from benchmarks.literature.scene_reuse.trial import CASES, Case, Store, Trial, pooled_f1
+from benchmarks.literature.scene_reuse.trial import CASES, Case, Store, Trial
+from cachenet.shared.cascade.detect.detections import pooled_f1
 
 #: Weights of the mix that are tried on other places.
 WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)

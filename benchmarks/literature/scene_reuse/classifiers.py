@@ -17,7 +17,7 @@ from benchmarks.literature.scene_reuse.places import ZONE_GENERAL, ZONE_PLACES, 
 from benchmarks.literature.scene_reuse.trial import Outcomes
 from benchmarks.real_tasks import BASE, INPUT
 from cachenet.models.certify.intervals import Counts
-from cachenet.models.certify.traces import Logits, as_pictures, run_model
+from cachenet.models.certify.traces import as_pictures, run_model
 from cachenet.models.detect.footage import Block
 from cachenet.models.export.export import export
 from cachenet.models.train import fine_tune, recent
@@ -74,9 +74,9 @@ def _general(segments: Sequence[Segment], work: Path, epochs: int, progress: Pro
         images = np.concatenate([one.images for one in every])
         labels = np.concatenate([one.labels for one in every])
         torch.manual_seed(0)
-        network = ResNet(Shape(*BASE, len(LABELS), real_tasks._STEM))
-        recipe = replace(real_tasks._RECIPE, phases=((epochs, INPUT.side),))
-        steps, checkpoint = real_tasks._STEPS, work / "general.pt"
+        network = ResNet(Shape(*BASE, len(LABELS), real_tasks.STEM))
+        recipe = replace(real_tasks.RECIPE, phases=((epochs, INPUT.side),))
+        steps, checkpoint = real_tasks.STEPS, work / "general.pt"
         weights = 1 / np.sqrt(np.bincount(labels)[labels])
 
         def batches(_epoch: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -101,7 +101,7 @@ def _general(segments: Sequence[Segment], work: Path, epochs: int, progress: Pro
 
 
 class Zones:
-    """The kind of the classifiers; see ``measure.Kind``."""
+    """The classifiers: their places, and how they are trained and run."""
 
     name = "classifiers"
     places: Sequence[Place] = ZONE_PLACES
@@ -113,37 +113,28 @@ class Zones:
         self.work, self._epochs, self._progress = work, epochs, progress
 
     def label(self, block: Block) -> npt.NDArray[np.int64]:
+        """Label of the full model on each frame, for the mix ``(n,)``."""
         return footage(block).labels
 
     def general(self, segments: Sequence[Segment]) -> Path:
+        """Train the general model, unless it is there; return its file."""
         return _general(segments, self.work, self._epochs, self._progress).path("base")
 
     def submodel(self, segments: Sequence[Segment], path: Path) -> None:
+        """Train a submodel from the general model and write it to ``path``."""
         bundle, checkpoint = Bundle(self.work / "bundle"), path.with_suffix(".pt")
         network, *_ = fine_tune.train(bundle, "base", joined(segments), checkpoint, self._progress, path.stem)
         atomic_files.write(path, network.model().SerializeToString(deterministic=True))
 
-    def runner(self, path: Path) -> Classifier:
-        return Classifier(path)
-
-
-class Classifier:
-    """Runs a classifier over a segment."""
-
-    def __init__(self, path: Path) -> None:
-        self._session = Session(path, "cpu")
-
-    def logits(self, block: Block) -> Logits:
-        """Logits of each frame ``(n, 3)``."""
-        return run_model(self._session, INPUT, as_pictures(block.pictures))
-
-    def outcomes(self, block: Block, footage_frames: int, gap: int) -> Outcomes:
-        """Its answers against the full model's; see ``Outcomes``."""
-        logits, wanted = self.logits(block), footage(block).labels
-        first = slice(0, footage_frames)
-        certainty = np.log(np.maximum(softmax(logits[first]), 1e-6))[np.arange(footage_frames), wanted[first]]
-        counts = agreement_counts(logits.argmax(1), wanted)
-        return Outcomes(counts[first], certainty, counts[footage_frames + gap :])
+    def outcomes(self, model: Path, blocks: Sequence[Block], footage_frames: int, gap: int) -> list[Outcomes]:
+        """The answers of a model to each block against the full model's; see ``Outcomes``."""
+        session, first, found = Session(model, "cpu"), slice(0, footage_frames), []
+        for block in blocks:
+            logits, wanted = run_model(session, INPUT, as_pictures(block.pictures)), footage(block).labels
+            certainty = np.log(np.maximum(softmax(logits[first]), 1e-6))[np.arange(footage_frames), wanted[first]]
+            counts = agreement_counts(logits.argmax(1), wanted)
+            found.append(Outcomes(counts[first], certainty, counts[footage_frames + gap :]))
+        return found
 
 
 def agreement_counts(labels: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> Counts:

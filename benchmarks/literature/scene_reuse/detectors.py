@@ -59,7 +59,7 @@ def divided(segments: Sequence[Segment]) -> tuple[Block, Block]:
 
 
 class Tiles:
-    """The kind of the detectors; see ``measure.Kind``."""
+    """The detectors; methods as of ``Zones``."""
 
     name = "detectors"
     places: Sequence[Place] = TILE_PLACES
@@ -75,7 +75,6 @@ class Tiles:
         return np.minimum([len(found) for found in block.reference], MOST).astype(np.int64)
 
     def general(self, segments: Sequence[Segment]) -> Path:
-        """See ``measure.Kind``; the general detector is trained from nothing."""
         path = self.work / "general.onnx"
         if not path.exists():
             self.work.mkdir(parents=True, exist_ok=True)
@@ -94,8 +93,15 @@ class Tiles:
         tuned, _ = fine_tune.fine_tune(base, learn, tune, work, self._progress, path.stem, self._epochs)
         _write(tuned, tune, path)
 
-    def runner(self, path: Path) -> Finder:
-        return Finder(path)
+    def outcomes(self, model: Path, blocks: Sequence[Block], footage_frames: int, gap: int) -> list[Outcomes]:
+        detector, outcomes = load_detector(model).detector(1), []
+        for block in blocks:
+            measured = np.arange(footage_frames + gap, len(block), _EVERY)
+            some = take(block, np.concatenate([np.arange(footage_frames), measured]))
+            found = agreement.run(detector, some)
+            each = np.array([counts(one, other) for one, other in zip(found, some.reference, strict=True)], np.int64)
+            outcomes.append(Outcomes(each[:footage_frames], np.zeros(footage_frames), each[footage_frames:]))
+        return outcomes
 
 
 def _write(model: DetectorModel, tune: Block, path: Path) -> None:
@@ -113,19 +119,3 @@ def _properties(decoder: Decoder) -> dict[str, str]:
     """What a file states of a detector."""
     described = {"input": INPUT, "decoder": decoder}
     return {"labels": format_labels(LABELS)} | {k: msgspec.json.encode(v).decode() for k, v in described.items()}
-
-
-class Finder:
-    """Runs a detector over a segment."""
-
-    def __init__(self, path: Path) -> None:
-        self._detector = load_detector(path).detector(1)
-
-    def outcomes(self, block: Block, footage_frames: int, gap: int) -> Outcomes:
-        """Its answers against the full model's; see ``Outcomes``."""
-        measured = np.arange(footage_frames + gap, len(block), _EVERY)
-        rows = np.concatenate([np.arange(footage_frames), measured])
-        some = take(block, rows)
-        found = agreement.run(self._detector, some)
-        each = np.array([counts(one, other) for one, other in zip(found, some.reference, strict=True)], np.int64)
-        return Outcomes(each[:footage_frames], np.zeros(footage_frames), each[footage_frames:])

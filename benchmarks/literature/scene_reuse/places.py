@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.real_tasks import _DEBIAN, ONE, WALKERS, ZONES, Region
+from benchmarks.literature.clip import video
+from benchmarks.real_tasks import ONE, WALKERS, ZONES, Region
 from cachenet.models.data.frames import Frames, find
 from cachenet.models.detect.footage import Block, label, take
 from cachenet.models.export.detector import DetectorModel
 from cachenet.shared.cascade.detect.detections import Detections, checked
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.detector import in_input
 from cachenet.shared.inference.image import Input, crop
 
@@ -67,11 +67,7 @@ TILE_GENERAL = (
 
 def clips(data: Path, step: int) -> dict[str, Frames]:
     """Every ``step``-th frame of the clips, by camera. Raises ``UserError`` if a clip is not there."""
-    paths = {ONE.video: data / "videos" / ONE.video, WALKERS.video: _DEBIAN / WALKERS.video}
-    missing = [str(path) for path in paths.values() if not path.is_file()]
-    if missing:
-        raise UserError(f"{' and '.join(missing)}: not there; see --data, and Debian's package opencv-doc")
-    return {camera: find(path, step) for camera, path in paths.items()}
+    return {one.video: find(video(one, data), step) for one in (ONE, WALKERS)}
 
 
 def blocks(

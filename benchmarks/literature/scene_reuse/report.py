@@ -11,8 +11,9 @@ import numpy.typing as npt
 from benchmarks.literature.row import Measurement
 from benchmarks.literature.scene_reuse import choice
 from benchmarks.literature.scene_reuse.choice import GENERAL, Choice, Way
-from benchmarks.literature.scene_reuse.trial import CASES, Case, Store, Trial, pooled_f1
+from benchmarks.literature.scene_reuse.trial import CASES, Case, Store, Trial
 from cachenet.models.certify.intervals import Counts, starts
+from cachenet.shared.cascade.detect.detections import pooled_f1
 
 #: Samples of a bootstrap.
 _DRAWS = 1000

@@ -83,10 +83,3 @@ class Store:
     def key(self, number: int) -> SceneKey:
         """Key of a submodel."""
         return self.submodels[number - 1].key
-
-
-def pooled_f1(counts: Counts) -> float:
-    """F1 of the counts of frames ``(n, 3)``; 1 without objects."""
-    right, extra, missed = counts.sum(0).tolist()
-    total = 2 * right + extra + missed
-    return 2 * right / total if total else 1.0

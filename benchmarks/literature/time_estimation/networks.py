@@ -110,20 +110,24 @@ def _random() -> Iterator[tuple[str, str, Callable[[], bytes]]]:
         yield "heatmap", f"{widths[2]} {size[0]}", functools.partial(_heatmap, widths, size)
 
 
-def _resnet(shape: Shape, side: int) -> bytes:
-    torch.manual_seed(0)
+def _exported(write: Callable[[Path], object], size: Size) -> bytes:
+    """The model that ``write`` writes, for one image of ``size``."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "model.onnx")
-        export.export(ResNet(shape).eval(), path, {})
-        return bytes(resized(onnx.load(str(path)), side).SerializeToString())
+        write(path)
+        return bytes(resized(onnx.load(str(path)), size).SerializeToString())
+
+
+def _resnet(shape: Shape, side: int) -> bytes:
+    torch.manual_seed(0)
+    network = ResNet(shape).eval()
+    return _exported(lambda path: export.export(network, path, {}), side)
 
 
 def _heatmap(widths: tuple[int, int, int], size: Size) -> bytes:
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "model.onnx")
-        detect_export.export(HeatmapNet(HeatmapShape(widths, 2)).eval(), size, path, {})
-        return bytes(resized(onnx.load(str(path)), size).SerializeToString())
+    network = HeatmapNet(HeatmapShape(widths, 2)).eval()
+    return _exported(lambda path: detect_export.export(network, size, path, {}), size)
 
 
 def _lite(width: float, side: int) -> bytes:
@@ -147,10 +151,7 @@ def _lite(width: float, side: int) -> bytes:
     layer("_conv_head", "_bn1", 1280, channels, 1)
     weights["_fc.weight"] = rng.normal(0, 0.03, (1000, 1280)).astype(np.float32)
     weights["_fc.bias"] = np.zeros(1000, np.float32)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "model.onnx")
-        efficientnet.export(weights, side, path, {})
-        return bytes(resized(onnx.load(str(path)), side).SerializeToString())
+    return _exported(lambda path: efficientnet.export(weights, side, path, {}), side)
 
 
 def _mobile1(width: float, side: int) -> bytes:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from benchmarks.literature.time_estimation import kernels
 from benchmarks.literature.time_estimation.kernels import Kernel
+from benchmarks.literature.timing import quicker_half
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import session_options
 
@@ -105,14 +106,10 @@ def _measure(group: Sequence[Network]) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = []
         for number, session in enumerate(profiled):
             found, seconds = kernels.read(Path(session.end_profiling()), Path(directory, f"{number}.onnx"))
-            rows.append({"kernels": found, "seconds": quick(seconds[1:]), "whole": quick(took[number][1:])})
+            rows.append(
+                {"kernels": found, "seconds": quicker_half(seconds[1:]), "whole": quicker_half(took[number][1:])}
+            )
         return rows
-
-
-def quick(times: Sequence[object]) -> object:
-    """Mean of the quicker half of the runs, the first axis: other processes only add to a time."""
-    ordered = np.sort(np.array(times, np.float64), axis=0)
-    return ordered[: max(1, len(ordered) // 2)].mean(0).tolist()
 
 
 def _session(model: bytes, profile: Path | None = None) -> ort.InferenceSession:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -10,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.literature.compression import pruning, sparsity
+from benchmarks.literature.compression import detectors, pruning, sparsity
 from benchmarks.literature.compression.detectors import average_precision
 from benchmarks.literature.timing import quicker_half
+from cachenet.models.data.cifar10 import cache_directory
 from cachenet.models.export.quantise import folded
 from cachenet.models.train.networks import Block
 
@@ -90,3 +94,14 @@ def test_average_precision_falls_with_a_wrong_detection_of_high_score() -> None:
 
 def test_slow_runs_count_for_nothing() -> None:
     assert quicker_half([3.0, 1.0, 99.0, 2.0]) == 1.5
+    assert quicker_half([[1.0, 2.0], [3.0, 2.0], [9.0, 99.0], [99.0, 9.0]]) == [2.0, 2.0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (cache_directory() / "cifar-10").is_dir(), reason="needs CIFAR-10")
+def test_the_row_runs(smoke: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectors, "VARIANTS", {"convolutions": ("Conv",)})
+    found = smoke("compression")
+    assert {"full", "pruned", "pruned, INT8"} <= set(found["full_model"])
+    assert set(found["detectors"]["person_nano_192"]) == {"convolutions"}
+    assert "pattern sparsity, residual network" in found["as_they_are"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from cachenet.models.train.distill import Teacher
 from cachenet.models.train.networks import ResNet, Shape, macs
 
 SHAPE = Shape((4, 8), (1, 1), classes=3)
-DATA = Path("../shared/data")
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,11 +88,7 @@ def test_an_arm_gains_nothing_over_itself_and_a_better_one_gains_agreement() -> 
 
 
 @pytest.mark.slow
-def test_the_row_runs(tmp_path: Path) -> None:
-    if not (DATA / "state").is_dir() or not (cache_directory() / "cifar-10").is_dir():
-        pytest.skip("the row needs ../shared/data and CIFAR-10")
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "converting-autoencoder", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["smoke"]
+@pytest.mark.skipif(not (cache_directory() / "cifar-10").is_dir(), reason="needs CIFAR-10")
+def test_the_row_runs(smoke: Callable[[str], dict[str, Any]]) -> None:
+    found = smoke("converting-autoencoder")
     assert set(found["ob"]["arms"]) == set(found["cifar10"]["arms"]) == set(ARMS)

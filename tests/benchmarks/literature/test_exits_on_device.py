@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +17,10 @@ from benchmarks.literature.exits_on_device.choice import Times, choose, ends, pl
 from benchmarks.literature.exits_on_device.measure import ratio
 from benchmarks.literature.exits_on_device.stages import Stage, head_cost
 from cachenet.models.data.cifar10 import INPUT
+from cachenet.models.exits import train_heads
 from cachenet.models.export.cost import Cost
 from cachenet.simulator.world import hardware_profiles
 
-DATA = Path("../shared/data")
 FULL = Cost(10**9, 30, False)
 #: Times of a smaller model, two exits and the base model.
 TIMES = Times([0.0, 1.0, 2.0, 4.0], [1.5, 0.1, 0.1, 0.0], 20.0)
@@ -108,11 +106,6 @@ def test_a_head_costs_its_matrices_and_its_operators() -> None:
 
 
 @pytest.mark.slow
-def test_the_row_runs(tmp_path: Path) -> None:
-    if not (DATA / "state").is_dir():
-        pytest.skip("the row needs ../shared/data")
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "exits-on-device", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["smoke"]
-    assert {"hi", "ee-hi", "small"} <= set(found["ob"]["rpi4"]["0.01"])
+def test_the_row_runs(smoke: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_heads, "_STEPS", 20)
+    assert {"hi", "ee-hi", "small"} <= set(smoke("exits-on-device")["ob"]["rpi4"]["0.01"])

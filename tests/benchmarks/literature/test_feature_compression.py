@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,8 +26,6 @@ from benchmarks.literature.feature_compression.split_model import Layers, resnet
 from cachenet.models.data import cifar10
 from cachenet.shared.bundle import zoo
 
-ROOT = Path(__file__).resolve().parents[3]
-DATA = ROOT.parent / "shared" / "data"
 INTEGERS = arrays.arrays(np.int32, (4, 3, 2, 5), elements=st.integers(-128, 127))
 
 
@@ -136,13 +132,5 @@ def test_more_bytes_take_longer_and_outages_are_waited_for() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "state").exists(), reason="needs the state classifiers")
-def test_the_row_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "feature-compression", "--smoke", "--json"]
-    done = subprocess.run(
-        [*command, "--data", str(DATA), "--work", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout)
-    assert found["smoke"]
-    assert {"selection", "transform", "rivals"} <= found["o2"].keys()
-    assert (tmp_path / "feature-compression" / "o2.png").read_bytes().startswith(b"\x89PNG")
+def test_the_row_runs(smoke: Callable[[str], dict[str, Any]]) -> None:
+    assert {"selection", "transform", "rivals"} <= smoke("feature-compression")["o2"].keys()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from benchmarks.literature.learned_offloading import links, play, sac
-from benchmarks.literature.learned_offloading.answers import PRECISIONS, Answers, Stream, stream
-from benchmarks.literature.learned_offloading.environment import OffloadingEnv
+from benchmarks.literature.learned_offloading.answers import PRECISIONS, Answers, Stream, base_rows, stream
 from benchmarks.literature.learned_offloading.equal import Curve, ratios
 from benchmarks.literature.learned_offloading.measure import BUDGETS
 from benchmarks.literature.learned_offloading.policies import FixedRule, Greedy, HiLcbLite, Policy, Static
@@ -30,9 +26,10 @@ from benchmarks.literature.learned_offloading.world import (
     World,
     episodes,
 )
+from cachenet.shared.cascade.features import Change, base_row
+from cachenet.shared.cascade.probability import softmax
 
 FRAMES, BUDGET = 60, 0.05
-DATA, WALKERS = Path("../shared/data"), Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 DEVICE_TIMES = links.durations("rpi4")
 
 
@@ -77,22 +74,6 @@ POLICIES: dict[str, Callable[[World], Policy]] = {
     "never ask": lambda world: Static(np.full(len(world.episodes), DEVICE)),
     "hi-lcb-lite": lambda world: HiLcbLite(world, np.ones(len(world.episodes))),
 }
-
-
-def test_the_environment_passes_the_checker() -> None:
-    check_env(OffloadingEnv(recorded()[1], DEVICE_TIMES, {BUDGET: 1.0}), skip_render_check=True)
-
-
-def test_an_episode_answers_every_frame_once() -> None:
-    env = OffloadingEnv(recorded()[1], DEVICE_TIMES, {BUDGET: 1.0})
-    _, info = env.reset(seed=3)
-    steps, done = 0, False
-    while not done:
-        _, reward, done, _, info = env.step(np.int64(np.flatnonzero(info["action_mask"])[-1]))
-        assert reward < 0
-        assert info["action_mask"].any()
-        steps += 1
-    assert steps == FRAMES
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -188,16 +169,20 @@ def test_latency_at_equal_error_is_interpolated_and_infinite_below_the_least_err
     assert base.at(0.9, np.ones((2, 3))) == pytest.approx(0.1)
 
 
+def test_features_are_the_product_s_without_recalled_answer_and_label_filter() -> None:
+    rng = np.random.default_rng(0)
+    frames, labels, held = np.arange(20), rng.integers(0, 2, 20), rng.integers(0, 2, 20)
+    probabilities, changes = softmax(answers(0).base, 1.0), rng.random((20, 4))
+    rows = base_rows(probabilities, labels, frames, held, changes)
+    for row, own, label, other, change in zip(rows, probabilities, labels, held, changes, strict=False):
+        since = Change(*change[1:]) if label == other else None
+        wanted = base_row(own[label], own.max(), own[label] == own.max(), since, change[0], None, 0.5)
+        assert row.tolist() == pytest.approx(wanted[:9])
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (DATA / "state").is_dir() or not WALKERS.exists(), reason="the clips and classifiers are not on this machine"
-)
-def test_a_smoke_run_prints_the_comparison(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "learned-offloading", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["smoke"]
+def test_a_smoke_run_prints_the_comparison(smoke: Callable[[str], dict[str, Any]]) -> None:
+    result = smoke("learned-offloading")
     assert result["bytes"] < 10_000
     assert len(result["policies"]["learned"]["curve"]) == len(BUDGETS)
     assert result["precision"] in range(PRECISIONS)

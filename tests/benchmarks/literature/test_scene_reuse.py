@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +13,11 @@ from benchmarks.literature.scene_reuse.classifiers import LABELS, agreement_coun
 from benchmarks.literature.scene_reuse.detectors import divided
 from benchmarks.literature.scene_reuse.key import SceneKey, distances, mix
 from benchmarks.literature.scene_reuse.places import Place, Segment, within
-from benchmarks.literature.scene_reuse.trial import CASES, Outcomes, Store, Submodel, Trial, pooled_f1
+from benchmarks.literature.scene_reuse.trial import CASES, Outcomes, Store, Submodel, Trial
 from cachenet.models.detect.footage import Block
-from cachenet.shared.cascade.detect.detections import NOTHING, checked
+from cachenet.models.train import fine_tune
+from cachenet.shared.cascade.detect.detections import NOTHING, checked, pooled_f1
 
-ROOT = Path(__file__).parents[3]
-DATA = ROOT / "../shared/data"
 PLACES, QUESTIONS = 4, (0, 3)
 
 
@@ -183,12 +180,6 @@ def test_a_detector_is_tuned_on_frames_after_those_that_it_learns_from() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
-def test_the_row_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "scene-reuse", "--smoke", "--json"]
-    done = subprocess.run(
-        [*command, "--data", str(DATA), "--work", str(tmp_path)], cwd=ROOT, capture_output=True, check=True
-    )
-    found = json.loads(done.stdout)
-    assert found["smoke"] and found["row"] == "scene-reuse"
-    assert found["classifiers"]["queries"] == 4
+def test_the_row_runs(smoke: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_tune, "EPOCHS", 1)
+    assert smoke("scene-reuse")["classifiers"]["queries"] == 4

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from benchmarks.literature.time_estimation.builder import Builder
 from benchmarks.literature.time_estimation.estimator import KernelEstimator, Roofline, errors, family_out
 from benchmarks.literature.time_estimation.kernels import Kernel
 from benchmarks.literature.time_estimation.networks import resized
-from benchmarks.literature.time_estimation.recording import Network, Recording, quick, record
+from benchmarks.literature.time_estimation.recording import Network, Recording, record
 
 pytest.importorskip("sklearn")
 
@@ -69,10 +68,6 @@ def test_a_recorded_round_is_not_measured_again(tmp_path: Path) -> None:
     assert record([Network("one", "test", fail)], 1, tmp_path, lambda _: None) == first
 
 
-def test_the_slower_half_of_the_runs_counts_for_nothing() -> None:
-    assert quick([[1.0, 2.0], [3.0, 2.0], [9.0, 99.0], [99.0, 9.0]]) == [2.0, 2.0]
-
-
 @given(st.floats(1e6, 1e9), st.floats(1e3, 1e6))
 def test_a_roofline_never_falls_when_a_kernel_does_more(macs: float, moved: float) -> None:
     roofline = Roofline(1e9, 1e9, 1e-6)
@@ -112,10 +107,7 @@ def test_a_resized_model_takes_one_picture_of_the_new_size() -> None:
 
 
 @pytest.mark.slow
-def test_a_smoke_run_prints_every_figure(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.literature", "--row", "time-estimation", "--smoke", "--json"]
-    done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["smoke"]
+def test_a_smoke_run_prints_every_figure(smoke: Callable[[str], dict[str, Any]]) -> None:
+    found = smoke("time-estimation")
     assert set(found["rows"]) >= {"kernels", "multiply-adds"}
     assert len(found["table"]) == found["networks"]
