@@ -29,7 +29,7 @@ import msgspec
 from rich.progress import Progress
 
 from cachenet.models.certify import traces
-from cachenet.models.data import sample
+from cachenet.models.data import cifar10, sample
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, digest
 from cachenet.shared.command import atomic_files, jobs
@@ -164,7 +164,7 @@ def _dataset(place: Path) -> Dataset:
 
     split = sample.load()
     for number in range(_PICTURES):
-        folder = place / "data" / sample.LABELS[split.labels[number]]
+        folder = place / "data" / cifar10.LABELS[split.labels[number]]
         folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / f"{number:03}.png"), split.images[number][:, :, ::-1])
     classifier, frames = load_classifier(zoo.find(Path("cifar10")) / "full/1/model.onnx"), find(place / "data")

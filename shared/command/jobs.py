@@ -7,6 +7,7 @@ whose processor or packages differ from those of the machine that gave the comma
 from __future__ import annotations
 
 import logging
+import pickle
 import platform
 import re
 import socket
@@ -83,7 +84,7 @@ def connected(cluster: str, threads: int = 1) -> Iterator[Run]:
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
     except Exception as error:  # connection, version and client errors have no common base class
-        raise ClusterError(f"cluster {cluster}: {_first_line(error)}") from None
+        raise ClusterError(f"cluster {cluster}: {_one_line(error)}") from None
     try:
         most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         if most < threads:
@@ -97,8 +98,8 @@ def _on_ray(ray: Any, threads: int) -> Run:
     def run(
         function: Callable[[Shared, Argument], Result], shared: Shared, arguments: Iterable[Argument]
     ) -> Iterator[Result]:
-        task = ray.remote(_checked).options(num_cpus=threads, max_retries=_RETRIES, name=function.__name__)
-        reference = ray.put(shared)
+        task = ray.remote(_task).options(num_cpus=threads, max_retries=_RETRIES, name=function.__name__)
+        reference = ray.put(pickle.dumps(shared))  # as bytes, because Ray's client server pickles objects again
         here = computes_with()
         results = [task.remote(function, here, reference, argument) for argument in arguments]
         return (_result(ray, one) for one in results)
@@ -113,7 +114,20 @@ def _result(ray: Any, reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"a job of the cluster has failed: {_first_line(error)}") from None
+        raise ClusterError(f"a job of the cluster has failed: {_one_line(error)}") from None
+
+
+def _task(
+    function: Callable[[Shared, Argument], Result], expected: dict[str, str], shared: bytes, argument: Argument
+) -> Result:
+    """Call ``function`` with ``shared``, pickled. Raises ``ClusterError`` if this node differs from ``expected``."""
+    own = computes_with()
+    if differing := [name for name in expected if own[name] != expected[name]]:
+        raise ClusterError(
+            f"node {platform.node()} differs from the machine of the command in {', '.join(differing)}, so its results "
+            "may differ; use nodes of one kind, and give the command on one of them"
+        )
+    return function(pickle.loads(shared), argument)
 
 
 def _checked(
@@ -158,5 +172,7 @@ def _check_address(cluster: str) -> None:
         raise ClusterError(f"cluster {cluster}: {error.strerror or error}") from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: Exception) -> str:
+    """The first line of an error's text, or the last one of a traceback from another machine."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if "Traceback" in str(error) else 0]

@@ -96,14 +96,15 @@ def test_comparisons_and_builds_are_the_same_on_any_cluster(cluster: Any, tmp_pa
         return {name: model.sha256 for name, model in models.items()}
 
     results, bundles = [compared(jobs.in_process)], [built("alone", jobs.in_process)]
-    with jobs.connected(cluster.address) as run:
-        results.append(compared(run))
-        with pytest.raises(UserError, match=r"^the task's own error$"):
-            list(run(refuses, None, ["the task's own error"]))
-    cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
-    with jobs.connected(cluster.address) as run:
-        results.append(compared(killing(run, tmp_path / "compared")))
-        bundles.append(built("cluster", killing(run, tmp_path / "built")))
-    assert (tmp_path / "compared").exists() and (tmp_path / "built").exists()
+    for added in (0, 1, 2):  # to 1, 2 and 4 nodes
+        for _ in range(added):
+            cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+        markers = tmp_path / f"compared-{added}", tmp_path / f"built-{added}"
+        with jobs.connected(cluster.address) as run:
+            results.append(compared(killing(run, markers[0])))
+            bundles.append(built(f"cluster-{added}", killing(run, markers[1])))
+            with pytest.raises(UserError, match=r"^the task's own error$"):
+                list(run(refuses, None, ["the task's own error"]))
+        assert all(marker.exists() for marker in markers)
     assert len(set(results)) == 1
-    assert bundles[0] == bundles[1] and len(bundles[0]) > 2
+    assert all(one == bundles[0] for one in bundles) and len(bundles[0]) > 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import sys
 from importlib.machinery import ModuleSpec
@@ -82,6 +83,6 @@ def test_a_job_with_more_threads_than_any_node_has_is_refused(ray: Any) -> None:
 
 def test_a_node_that_computes_otherwise_is_refused() -> None:
     here = jobs.computes_with()
-    assert jobs._checked(scaled, here, 2, 3) == 6
+    assert jobs._task(scaled, here, pickle.dumps(2), 3) == 6
     with pytest.raises(UserError, match="differs from the machine of the command in processor"):
-        jobs._checked(scaled, here | {"processor": "another"}, 2, 3)
+        jobs._task(scaled, here | {"processor": "another"}, b"is not read", 3)
