@@ -130,19 +130,6 @@ def _task(
     return function(pickle.loads(shared), argument)
 
 
-def _checked(
-    function: Callable[[Shared, Argument], Result], expected: dict[str, str], shared: Shared, argument: Argument
-) -> Result:
-    """Call ``function``. Raises ``ClusterError`` if this node differs from ``expected``."""
-    own = computes_with()
-    if differing := [name for name in expected if own[name] != expected[name]]:
-        raise ClusterError(
-            f"node {platform.node()} differs from the machine of the command in {', '.join(differing)}, so its results "
-            "may differ; use nodes of one kind, and give the command on one of them"
-        )
-    return function(shared, argument)
-
-
 def computes_with() -> dict[str, str]:
     """What decides the last bits of a result on this machine: processor and versions of packages, by name."""
     found = {"processor": platform.machine(), "Python": platform.python_version()}

@@ -20,6 +20,7 @@ from cachenet.shared.bundle.manifest import Bundle, ExitKind
 from cachenet.shared.cascade.frame import Frame, Signature
 from cachenet.shared.command.jobs import Run, in_process
 from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext, load
+from cachenet.shared.inference.exit_cost import ExitCostModel
 from cachenet.shared.inference.image import Picture, crop, encode, preprocessor
 from cachenet.shared.media import recording as stream
 from cachenet.shared.media.signature import sign
@@ -138,12 +139,23 @@ def _reopen(
     return Recorder(bundle, {name: opened[name] for name in names}, full, exits, images)
 
 
+class _AlwaysProbed(ExitCostModel):
+    """An exit that is looked up for every picture, whatever the measured times: they differ between runs."""
+
+    @property
+    def is_worthwhile(self) -> bool:
+        return True
+
+
 def open_exits(bundle: Bundle) -> EarlyExitModel | None:
     """The full model with its early exits, on the CPU; None without exits."""
     if EXIT_KIND not in bundle.manifest.layers:
         return None
     # The random number 1.0 excludes random complete runs, so that a trace is the same every time.
-    return load(bundle.manifest, EXIT_KIND, bundle.find, "cpu", 1, lambda: 1.0)
+    loaded = load(bundle.manifest, EXIT_KIND, bundle.find, "cpu", 1, lambda: 1.0)
+    for one in loaded.exits:
+        one.cost = _AlwaysProbed()
+    return loaded
 
 
 def _record_images(recorder: Recorder, rows: Index) -> PictureTable:
