@@ -96,7 +96,7 @@ def test_comparisons_and_builds_are_the_same_on_any_cluster(cluster: Any, tmp_pa
         return {name: model.sha256 for name, model in models.items()}
 
     results, bundles = [compared(jobs.in_process)], [built("alone", jobs.in_process)]
-    for added in (0, 1, 2):  # to 1, 2 and 4 nodes
+    for added in (0, 1):  # to 1 and 2 nodes
         for _ in range(added):
             cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
         markers = tmp_path / f"compared-{added}", tmp_path / f"built-{added}"
