@@ -22,26 +22,34 @@ from cachenet.models.certify.recertify import with_certified
 from cachenet.models.data.dataset import Dataset
 from cachenet.models.train import candidates, partitions
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
-from cachenet.shared.command import atomic_files
+from cachenet.shared.command import atomic_files, jobs
 from cachenet.shared.inference.engine import Session
 
 #: Working sets that are drawn at random, in addition to the user's scenes.
 _DRAWN = 64
 
 
-def build(config: BuildConfig, dataset: Dataset, work: Path, out: Path, progress: Progress) -> Bundle:
+def build(
+    config: BuildConfig,
+    dataset: Dataset,
+    work: Path,
+    out: Path,
+    progress: Progress,
+    run: jobs.Run = jobs.in_process,
+) -> Bundle:
     """Build a bundle at ``out``, in place of any bundle there.
 
     Args:
         dataset: Frames with the full model's outputs.
         work: Directory of intermediate results.
+        run: Where networks are trained.
 
     Raises:
         PlaceError: Something other than a bundle is at ``out``.
         OSError: The bundle cannot be written.
     """
     with under_construction(out) as building:
-        manifest = _fill(config, dataset, results_directory(config.seed, dataset, work), building, progress)
+        manifest = _fill(config, dataset, results_directory(config.seed, dataset, work), building, progress, run)
         return publish(building, manifest, out, golden_frames.choose(dataset.tune.images))
 
 
@@ -55,7 +63,9 @@ def results_directory(seed: int, dataset: Dataset, work: Path) -> Path:
     return work / f"build-{key(digest(graph), digest(dataset.learn.scores.tobytes()), seed)}"
 
 
-def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, progress: Progress) -> Manifest:
+def _fill(
+    config: BuildConfig, dataset: Dataset, work: Path, directory: Path, progress: Progress, run: jobs.Run
+) -> Manifest:
     """Write all models into ``directory``, and return their manifest."""
     config = replace(config, shares=candidates.affordable_shares(config, dataset, work))
     classifier = dataset.classifier
@@ -64,7 +74,7 @@ def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, pr
     scenes = config.scenes * (_DRAWN // len(config.scenes) or 1) if config.scenes else ()
     likely = [partitions.uniform_working_set(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]
     proposed = candidates.propose(config, dataset, likely)
-    made = candidates.build_models(config, dataset, proposed, directory, work, progress)
+    made = candidates.build_models(config, dataset, proposed, directory, work, progress, run)
     precision = candidates.quantise_if_faster(config, dataset, made, directory, work, progress)
     choice = candidates.select(config, dataset, proposed, made, likely, directory, progress)
     found = _certified(config, dataset, choice.models, directory, work, progress)

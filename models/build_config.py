@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from cachenet.shared.bundle.manifest import digest
+from cachenet.shared.command import jobs
 from cachenet.shared.command.threads import default_threads
 from cachenet.shared.inference.decoders import DecoderKind
 
@@ -113,6 +114,7 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         int,
         msgspec.Meta(ge=1, description="Threads of the build (default: OMP_NUM_THREADS, or one per processor)."),
     ] = msgspec.field(default_factory=default_threads)
+    cluster: Annotated[str, msgspec.Meta(description=jobs.HELP)] = ""
     embedding: Annotated[
         str,
         msgspec.Meta(description="Tensor of the embedding (default: input of the last layer with weights, or scores)."),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from cachenet.shared.bundle import zoo
-from cachenet.shared.command import exit
+from cachenet.shared.command import exit, jobs
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.options import Version, program
@@ -190,6 +190,7 @@ def compare(
     ] = "",
     as_json: Annotated[Path | None, typer.Option("--json", help="File of all results and settings, JSON.")] = None,
     as_html: Annotated[Path | None, typer.Option("--html", help="File of a page with plots, HTML.")] = None,
+    cluster: Annotated[str, typer.Option(help=jobs.HELP)] = "",
 ) -> None:
     """Compare all policies on one device, link and server, before you buy any. The device's decisions are real; time
     is virtual.
@@ -240,14 +241,14 @@ def compare(
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         split = _images(images)
         models = traces.open_models(opened)
-        with progress_bar() as progress:
-            bench = comparison.prepare(opened, setup, split, models, progress)
-            runs = comparison.compare(bench, setup, None, progress)
+        with jobs.connected(cluster) as run_jobs, progress_bar() as progress:
+            bench = comparison.prepare(opened, setup, split, models, progress, run_jobs)
+            runs = comparison.compare(bench, setup, None, progress, run_jobs)
             found = comparison.summary(runs)
             curves = []
             for other, profile in points:
-                same = bench if other == setup else comparison.prepare(opened, other, split, models, progress)
-                curves.append(comparison.summary(comparison.compare(same, other, profile, progress)))
+                same = bench if other == setup else comparison.prepare(opened, other, split, models, progress, run_jobs)
+                curves.append(comparison.summary(comparison.compare(same, other, profile, progress, run_jobs)))
         if as_json is not None:
             varied = sweep.to_builtins(swept, curves) if swept is not None else None
             atomic_files.write(as_json, comparison.to_json(bench, setup, found, images, varied))

@@ -12,6 +12,7 @@ import typer
 from cachenet.models.build_config import QUICK, BuildConfig, BuildSettings
 from cachenet.models.commands import options
 from cachenet.models.commands.options import DEFAULT_THREADS, Json, Threads
+from cachenet.shared.command import jobs
 from cachenet.shared.command.options import with_settings
 
 
@@ -132,6 +133,8 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         torch.set_num_threads(settings.threads)
         if settings.decoder != "auto" or is_detector(full):
             named = options.read_labels(labels) if labels is not None else None
+            if settings.cluster:
+                options.refuse("--cluster trains the local models of a classifier; leave it out for a detector")
             detectors = build_detectors(settings, _bundle_name(settings), named, sources, directory)
             options.show_result(detectors, sources, as_json)
             return
@@ -141,12 +144,12 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
             spec = parse_preprocessing(settings.base_preprocessing) if settings.base_preprocessing else None
             base_model = external_model.read(base, classifier, spec, classifier.labels if labels else None)
         config = _config(settings, scenes, classifier.labels)
-        with options.progress_bar() as progress:
+        with jobs.connected(settings.cluster, settings.threads) as run, options.progress_bar() as progress:
             dataset = options.collect_dataset(classifier, sources, directory, settings.threads, progress)
             if remark := of_several(classifier, dataset.learn.scores):
                 progress.console.print(remark)
             dataset = replace(dataset, base=base_model)
-            bundle = builder.build(config, dataset, directory, out, progress)
+            bundle = builder.build(config, dataset, directory, out, progress, run)
     options.show_result(bundle, sources, as_json)
 
 

@@ -35,7 +35,7 @@ from cachenet.models.train.networks import BASE, ResNet, Shape, macs, sized
 from cachenet.models.train.partitions import Partition, WorkingSet
 from cachenet.models.train.training import Recipe, accuracy, fit
 from cachenet.shared.bundle.manifest import Model, digest, file_digest
-from cachenet.shared.command import atomic_files
+from cachenet.shared.command import atomic_files, jobs
 from cachenet.shared.inference.engine import Session, first_line
 from cachenet.shared.inference.image import Input, Size, blank
 
@@ -196,6 +196,7 @@ def build_models(
     directory: Path,
     work: Path,
     progress: Progress,
+    run: jobs.Run = jobs.in_process,
 ) -> dict[str, LocalModel]:
     """Write the full model and the proposed models into ``directory``; return their sizes by name."""
     made: dict[str, LocalModel] = {}
@@ -207,7 +208,8 @@ def build_models(
             made[name] = LocalModel(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
     if dataset.base is None:
         spec = local_input(dataset.classifier.input)
-        for name, network in train(config, dataset, proposed, _path(directory, "full"), work, progress).items():
+        trained = train(config, dataset, proposed, _path(directory, "full"), work, progress, run)
+        for name, network in trained.items():
             export(network.eval(), _path(directory, name), properties(config.name, labels, name, spec))
             made[name] = LocalModel(spec, network.parameters_count(), macs(network, spec.size))
     return made
@@ -223,10 +225,38 @@ def _path(directory: Path, name: str) -> Path:
     return directory / name / "1" / "model.onnx"
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What the training of every network needs."""
+
+    config: BuildConfig
+    spec: Input
+    teacher: Teacher
+    tune: LabelledFrames
+    general: Recipe  # Of general models
+    refining: Recipe  # Of submodels
+    small: float  # Multiply-adds below which a submodel is a small network
+    threads: int  # Threads of PyTorch
+
+
+#: A model to train, the weights of the general model of its size if it is a submodel, and its checkpoint so far.
+_Start = tuple[TrainedModel, Mapping[str, torch.Tensor], bytes]
+
+
 def train(
-    config: BuildConfig, dataset: Dataset, proposed: Sequence[TrainedModel], full: Path, work: Path, progress: Progress
+    config: BuildConfig,
+    dataset: Dataset,
+    proposed: Sequence[TrainedModel],
+    full: Path,
+    work: Path,
+    progress: Progress,
+    run: jobs.Run = jobs.in_process,
 ) -> dict[str, ResNet]:
-    """Train the proposed networks, or continue from the checkpoints in ``work``; return them by name."""
+    """Train the proposed networks, or continue from the checkpoints in ``work``; return them by name.
+
+    Args:
+        run: Where networks are trained. A network that has been trained elsewhere comes back as a checkpoint.
+    """
     learn, tune, full_spec = dataset.learn, dataset.tune, dataset.classifier.input
     spec = local_input(full_spec)
     runtime = teacher_runtime.choose_runtime(full, full_spec, tune, config.views * len(learn), work)
@@ -251,38 +281,83 @@ def train(
     batch = max(8, min(_BATCH, len(learn) // 8))
     refining = Recipe(phases=((config.refine_epochs, spec.size),), rate=RATE, batch=batch, decay=1e-4)
     small = SMALL * cost.macs(dataset.classifier.graph, spec.size)
+    plan = _Plan(config, spec, teacher, tune, general, refining, small, torch.get_num_threads())
     networks: dict[str, ResNet] = {}
-    of_size: dict[Shape, ResNet] = {}
-    for model in proposed:
-        assert model.shape is not None, "the user's base model is not trained"
-        origin = key(model.shape, config.views, config.epochs, config.batch)
-        if model.part is None:
-            torch.manual_seed(config.seed + 1)
-            network = ResNet(model.shape)
-            fit(
-                network,
-                spec,
-                general,
-                teacher.epoch(general.batch),
-                teacher.steps(general.batch),
-                distillation_loss(),
-                work / f"base-{origin}.pt",
-                progress,
-                model.name,
-                lambda trained: {"held": accuracy(trained, tune.split, spec)},
-                keep_best="held",
-            )
-            of_size[model.shape] = network
-        else:
-            network = ResNet(model.shape)
-            network.load_state_dict(of_size[model.shape].state_dict())
-            rows = model.part.rows
-            recipe = replace(refining, rate=SMALL_RATE) if macs(network, spec.size) < small else refining
-            checkpoint = work / f"{model.name}-{key(origin, recipe, digest(rows.tobytes()))}.pt"
-            held_out = (tune.images, tune.scores)
-            train_submodel(network, spec, teacher, recipe, rows, held_out, checkpoint, progress, model.name)
-        networks[model.name] = network
+    weights: dict[Shape | None, Mapping[str, torch.Tensor]] = {}  # of the general models
+    for stage in (
+        [model for model in proposed if model.part is None],
+        [model for model in proposed if model.part is not None],
+    ):
+        starts = {model.name: {} if model.part is None else weights[model.shape] for model in stage}
+        if run is not jobs.in_process:
+            paths = [_checkpoint(plan, model, work) for model in stage]
+            so_far = [path.read_bytes() if path.exists() else b"" for path in paths]
+            parts = [(model, starts[model.name], data) for model, data in zip(stage, so_far, strict=True)]
+            trained = progress.track(run(_train_elsewhere, plan, parts), len(parts), description="training")
+            for path, data in zip(paths, trained, strict=True):
+                atomic_files.write(path, data)
+        for model in stage:
+            networks[model.name] = _train_network(plan, model, starts[model.name], work, progress)
+            if model.part is None:
+                weights[model.shape] = networks[model.name].state_dict()
     return networks
+
+
+def _train_elsewhere(plan: _Plan, start: _Start) -> bytes:
+    """Train one network in a job; return its checkpoint."""
+    model, weights, so_far = start
+    torch.set_num_threads(plan.threads)
+    with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
+        path = _checkpoint(plan, model, Path(directory))
+        if so_far:
+            path.write_bytes(so_far)
+        _train_network(plan, model, weights, Path(directory), Progress(disable=True))
+        return path.read_bytes()
+
+
+def _checkpoint(plan: _Plan, model: TrainedModel, work: Path) -> Path:
+    """The file of a network's checkpoint in ``work``."""
+    origin = key(model.shape, plan.config.views, plan.config.epochs, plan.config.batch)
+    if model.part is None:
+        return work / f"base-{origin}.pt"
+    return work / f"{model.name}-{key(origin, _refining(plan, model), digest(model.part.rows.tobytes()))}.pt"
+
+
+def _refining(plan: _Plan, model: TrainedModel) -> Recipe:
+    """The recipe of a submodel."""
+    assert model.shape is not None, "the user's base model is not trained"
+    is_small = macs(ResNet(model.shape), plan.spec.size) < plan.small
+    return replace(plan.refining, rate=SMALL_RATE) if is_small else plan.refining
+
+
+def _train_network(
+    plan: _Plan, model: TrainedModel, weights: Mapping[str, torch.Tensor], work: Path, progress: Progress
+) -> ResNet:
+    """Train one network, or continue from its checkpoint in ``work``. ``weights``: where a submodel starts."""
+    assert model.shape is not None, "the user's base model is not trained"
+    spec, teacher, tune, checkpoint = plan.spec, plan.teacher, plan.tune, _checkpoint(plan, model, work)
+    if model.part is not None:
+        network = ResNet(model.shape)
+        network.load_state_dict(weights)
+        rows, recipe, held_out = model.part.rows, _refining(plan, model), (tune.images, tune.scores)
+        train_submodel(network, spec, teacher, recipe, rows, held_out, checkpoint, progress, model.name)
+        return network
+    torch.manual_seed(plan.config.seed + 1)
+    network = ResNet(model.shape)
+    fit(
+        network,
+        spec,
+        plan.general,
+        teacher.epoch(plan.general.batch),
+        teacher.steps(plan.general.batch),
+        distillation_loss(),
+        checkpoint,
+        progress,
+        model.name,
+        lambda trained: {"held": accuracy(trained, tune.split, spec)},
+        keep_best="held",
+    )
+    return network
 
 
 def quantise_if_faster(

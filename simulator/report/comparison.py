@@ -20,16 +20,24 @@ from cachenet.models.data.cifar10 import LABELS, Split
 from cachenet.models.export import cost
 from cachenet.models.export.cost import Cost
 from cachenet.models.report.confidence_interval import interval
-from cachenet.shared.bundle.manifest import Bundle, ExitKind, Manifest
+from cachenet.shared.bundle.manifest import Bundle, Manifest
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.command import jobs
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.inference.early_exit import load
 from cachenet.shared.inference.graph_split import cut, read
 from cachenet.simulator.policies import trivial
 from cachenet.simulator.policies.policies import CACHENET, POLICIES, Policy, PolicyInputs
 from cachenet.simulator.policies.trivial import TRIVIAL, Setting, Trivial
-from cachenet.simulator.traces.trace import Index, Trace, record_directory, record_streams
+from cachenet.simulator.traces.trace import (
+    EXIT_KIND,
+    Index,
+    Recorder,
+    Trace,
+    open_exits,
+    record_directory,
+    record_streams,
+)
 from cachenet.simulator.world import hardware_profiles, link_profiles, servers
 from cachenet.simulator.world.device import WINDOW, Device, Scenario, Tally
 from cachenet.simulator.world.hardware_profiles import DeviceProfile
@@ -40,8 +48,6 @@ BASELINES: tuple[Policy, ...] = ("server-only", "device-only")
 LATENCIES = ("mean", "p50", "p95", "p99")
 #: Agreement that a baseline may lack, against the other one, and still count as a baseline.
 _FAIR = 0.02
-#: Kind of the early exits of a full model on the device.
-_EXIT_KIND: ExitKind = "gati"
 #: Columns of a terminal that ``table`` needs.
 TABLE_WIDTH = 150
 
@@ -142,9 +148,9 @@ def costs(bundle: Bundle) -> dict[str, Cost]:
 def exit_costs(bundle: Bundle) -> list[Cost]:
     """See ``Bench``; empty without early exits."""
     manifest = bundle.manifest
-    if _EXIT_KIND not in manifest.layers:
+    if EXIT_KIND not in manifest.layers:
         return []
-    full, exits = manifest.models[manifest.only("full")], manifest.layers[_EXIT_KIND].caches
+    full, exits = manifest.models[manifest.only("full")], manifest.layers[EXIT_KIND].caches
     pieces = cut(read(bundle.find(full).read_bytes()), [one.tensors for one in exits])
     found, operators, head_macs = [], 0, 0
     for piece, one in zip(pieces, exits, strict=False):
@@ -186,7 +192,9 @@ def describe(setup: Setup, images: str) -> str:
     )
 
 
-def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress: Progress) -> Bench:
+def prepare(
+    bundle: Bundle, setup: Setup, split: Split, models: Models, progress: Progress, run: jobs.Run = jobs.in_process
+) -> Bench:
     """Run every model over every stream, once. Raises ``StreamError`` for a recorded stream."""
     count = len(setup.seeds) * setup.devices
     task = progress.add_task("running models", total=setup.frames if setup.is_recorded else count)
@@ -196,14 +204,13 @@ def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress
 
     manifest = bundle.manifest
     full, base = manifest.only("full"), manifest.only("base")
-    # The random number 1.0 excludes random complete runs, so that a trace is the same every time.
-    exits = load(manifest, _EXIT_KIND, bundle.find, "cpu", 1, lambda: 1.0) if _EXIT_KIND in manifest.layers else None
+    recorder = Recorder(bundle, models, full, open_exits(bundle))
     if setup.is_recorded:
-        traces = [record_directory(Path(setup.stream), manifest.labels, models, full, advance, exits)]
+        traces = [record_directory(Path(setup.stream), manifest.labels, recorder, advance)]
     else:
         seeds = [seed * setup.devices + number for seed in setup.seeds for number in range(setup.devices)]
         name = streams.named(setup.stream)
-        traces = record_streams(name, seeds, setup.frames, split, models, full, advance, setup.dwell, exits)
+        traces = record_streams(name, seeds, setup.frames, split, recorder, advance, setup.dwell, run)
     progress.remove_task(task)
     temperature = manifest.models[base].temperature
     inputs = [trivial.inputs_of(trace, base, temperature) for trace in traces]
@@ -216,24 +223,42 @@ def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress
     return Bench(bundle, costs(bundle), exit_costs(bundle), traces, thresholds)
 
 
-def compare(bench: Bench, setup: Setup, link: link_profiles.LinkProfile | None, progress: Progress) -> Runs:
-    """Runs by policy and seed. ``link`` replaces the link of ``setup``."""
-    task = progress.add_task("simulating", total=len(setup.seeds) * len(setup.policies))
+def compare(
+    bench: Bench,
+    setup: Setup,
+    link: link_profiles.LinkProfile | None,
+    progress: Progress,
+    run: jobs.Run = jobs.in_process,
+) -> Runs:
+    """Runs by policy and seed. ``link`` replaces the link of ``setup``; ``run``: where the policies are simulated."""
+    task = progress.add_task("simulating", total=len(setup.seeds))
     device, server = hardware_profiles.device(setup.device), hardware_profiles.server(setup.server)
     scenario = Scenario(device, link or link_profiles.load(setup.link), server, setup.fps, setup.cold)
-    full = bench.manifest.only("full")
+    parts = [
+        (seed, bench.traces[place * setup.devices : (place + 1) * setup.devices])
+        for place, seed in enumerate(setup.seeds)
+    ]
     runs: Runs = {policy: [] for policy in setup.policies}
-    for place, seed in enumerate(setup.seeds):
-        traces = bench.traces[place * setup.devices : (place + 1) * setup.devices]
-        inputs = [
-            policy_inputs(bench, device, setup, trace, f"device-{seed}-{number}") for number, trace in enumerate(traces)
-        ]
-        for policy in setup.policies:
-            devices = simulate(policy, inputs, scenario, bench.costs[full], seed, setup.replicas)
-            runs[policy].append(_run(devices, device, [trace.labels(full) for trace in traces]))
-            progress.advance(task)
+    for found in run(_simulate_seed, (replace(bench, traces=[]), setup, scenario), parts):
+        for policy, one in found.items():
+            runs[policy].append(one)
+        progress.advance(task)
     progress.remove_task(task)
     return runs
+
+
+def _simulate_seed(shared: tuple[Bench, Setup, Scenario], part: tuple[int, list[Trace]]) -> dict[Policy, Run]:
+    """The run of every policy over the traces of one seed. ``shared``: the bench has no traces of its own."""
+    (bench, setup, scenario), (seed, traces) = shared, part
+    full, device = bench.manifest.only("full"), scenario.device
+    inputs = [
+        policy_inputs(bench, device, setup, trace, f"device-{seed}-{number}") for number, trace in enumerate(traces)
+    ]
+    labels = [trace.labels(full) for trace in traces]
+    return {
+        policy: _run(simulate(policy, inputs, scenario, bench.costs[full], seed, setup.replicas), device, labels)
+        for policy in setup.policies
+    }
 
 
 def policy_inputs(bench: Bench, device: DeviceProfile, setup: Setup, trace: Trace, name: str) -> PolicyInputs:

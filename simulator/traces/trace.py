@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.models.certify.traces import UNRELATED, Logits, Models, as_pictures
+from cachenet.models.certify.traces import UNRELATED, Logits, Models, as_pictures, open_models
 from cachenet.models.data import streams
-from cachenet.models.data.cifar10 import Split
+from cachenet.models.data.cifar10 import Images, Split
+from cachenet.models.data.streams import StreamSchedule
+from cachenet.shared.bundle.manifest import Bundle, ExitKind
 from cachenet.shared.cascade.frame import Frame, Signature
-from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext
+from cachenet.shared.command.jobs import Run, in_process
+from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext, load
+from cachenet.shared.inference.exit_cost import ExitCostModel
 from cachenet.shared.inference.image import Picture, crop, encode, preprocessor
 from cachenet.shared.media import recording as stream
 from cachenet.shared.media.signature import sign
 
 Index = npt.NDArray[np.int64]
+#: Kind of the early exits of a full model on the device.
+EXIT_KIND: ExitKind = "gati"
+#: Images of a job that runs all models over them.
+_CHUNK = 125
 
 
 @dataclass(frozen=True)
@@ -86,16 +96,87 @@ class Trace:
         return self.pictures.labels[model][self.rows]
 
 
+@dataclass(frozen=True, eq=False)
+class Recorder:
+    """Runs models over pictures. A pickled copy carries the files of the bundle, and opens them where it arrives.
+
+    Attributes:
+        bundle: The bundle.
+        models: Models to run.
+        full: Name of the full model.
+        exit_model: The full model with early exits.
+        images: Images of generated streams ``(n, h, w, 3)``.
+    """
+
+    bundle: Bundle
+    models: Models
+    full: str
+    exit_model: EarlyExitModel | None = None
+    images: Images | None = None
+
+    def run(self, pictures: Iterable[Picture]) -> PictureTable:
+        """Run one picture at a time, as a device does: in a batch, the last bits of the logits may differ."""
+        return _run_models(pictures, self.models, self.full, self.exit_model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        root = self.bundle.directory
+        files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        return _reopen, (files, tuple(self.models), self.full, self.exit_model is not None, self.images)
+
+
+def _reopen(
+    files: Mapping[str, bytes], names: Sequence[str], full: str, has_exits: bool, images: Images | None
+) -> Recorder:
+    """A recorder from the files of its bundle; see ``Recorder.__reduce__``."""
+    with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
+        for name, data in files.items():
+            path = Path(directory, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        bundle = Bundle(Path(directory))
+        opened = open_models(bundle)
+        exits = open_exits(bundle) if has_exits else None
+    return Recorder(bundle, {name: opened[name] for name in names}, full, exits, images)
+
+
+class _AlwaysProbed(ExitCostModel):
+    """An exit that is looked up for every picture, whatever the measured times: they differ between runs."""
+
+    @property
+    def is_worthwhile(self) -> bool:
+        return True
+
+
+def open_exits(bundle: Bundle) -> EarlyExitModel | None:
+    """The full model with its early exits, on the CPU; None without exits."""
+    if EXIT_KIND not in bundle.manifest.layers:
+        return None
+    # The random number 1.0 excludes random complete runs, so that a trace is the same every time.
+    loaded = load(bundle.manifest, EXIT_KIND, bundle.find, "cpu", 1, lambda: 1.0)
+    for one in loaded.exits:
+        one.cost = _AlwaysProbed()
+    return loaded
+
+
+def _record_images(recorder: Recorder, rows: Index) -> PictureTable:
+    assert recorder.images is not None
+    return recorder.run(as_pictures(recorder.images[rows]))
+
+
+def _record_plan(recorder: Recorder, plan: StreamSchedule) -> PictureTable:
+    assert recorder.images is not None
+    return recorder.run(map(streams.renderer(plan, recorder.images), range(len(plan))))
+
+
 def record_streams(
     name: streams.StreamName,
     seeds: Sequence[int],
     frames: int,
     split: Split,
-    models: Models,
-    full: str,
+    recorder: Recorder,
     advance: Callable[[], object] = lambda: None,
     dwell: int = streams.DWELL,
-    exit_model: EarlyExitModel | None = None,
+    run: Run = in_process,
 ) -> list[Trace]:
     """Run all models over generated streams.
 
@@ -104,46 +185,58 @@ def record_streams(
         seeds: One stream is generated for each seed.
         frames: Length of each stream.
         split: Images that the streams show.
-        models: Models to run.
-        full: Name of the full model.
+        recorder: Models to run.
         advance: Called after each stream.
         dwell: See ``streams.schedule``.
-        exit_model: The full model with early exits.
+        run: Where the models run.
     """
     plans = [streams.schedule(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
+    recorder = replace(recorder, images=split.images)
     traces: list[Trace] = []
     if name in UNRELATED:  # every frame is an unchanged image: run each image once for all streams
         used = np.unique(np.concatenate([plan.source for plan in plans]))
-        shared = _run_models(as_pictures(split.images[used]), models, full, exit_model)
+        chunks = np.array_split(used, -(-len(used) // _CHUNK))
+        shared = _joined(list(run(_record_images, recorder, chunks)))
         for plan in plans:
             traces.append(Trace(plan.label, np.searchsorted(used, plan.source), shared))
             advance()
         return traces
-    for plan in plans:
-        draw = streams.renderer(plan, split.images)
-        pictures = _run_models(map(draw, range(frames)), models, full, exit_model)
+    for plan, pictures in zip(plans, run(_record_plan, recorder, plans), strict=True):
         traces.append(Trace(plan.label, np.arange(frames), pictures))
         advance()
     return traces
 
 
+def _joined(tables: Sequence[PictureTable]) -> PictureTable:
+    """One table with the rows of all ``tables``."""
+    exits = [one.exit_table for one in tables if one.exit_table is not None]
+    return PictureTable(
+        {name: np.concatenate([one.logits[name] for one in tables]) for name in tables[0].logits},
+        np.concatenate([one.nbytes for one in tables]),
+        [signature for one in tables for signature in one.signatures],
+        ExitTable(
+            np.concatenate([one.exits for one in exits]),
+            np.concatenate([one.logits for one in exits]),
+            np.concatenate([one.risks for one in exits]),
+        )
+        if exits
+        else None,
+    )
+
+
 def record_directory(
     directory: Path,
     labels: Sequence[str],
-    models: Models,
-    full: str,
+    recorder: Recorder,
     advance: Callable[[], object] = lambda: None,
-    exit_model: EarlyExitModel | None = None,
 ) -> Trace:
     """Run all models over a stream on disk.
 
     Args:
         directory: The stream.
         labels: Labels of the models.
-        models: Models to run.
-        full: Name of the full model.
+        recorder: Models to run.
         advance: Called after each frame.
-        exit_model: The full model with early exits.
 
     Raises:
         StreamError: The stream cannot be read.
@@ -159,14 +252,13 @@ def record_directory(
     if recording.truth is not None and set(recording.labels) <= set(labels):
         numbers = np.array([labels.index(label) for label in recording.labels], np.int64)
         truth = numbers[np.array(recording.truth)]
-    table = _run_models(pictures(), models, full, exit_model)
-    return Trace(truth, np.arange(recording.frames), table)
+    return Trace(truth, np.arange(recording.frames), recorder.run(pictures()))
 
 
 def _run_models(
     pictures: Iterable[Picture], models: Models, full: str, exit_model: EarlyExitModel | None
 ) -> PictureTable:
-    """Run one picture at a time, as a device does: in a batch, the last bits of the logits may differ."""
+    """See ``Recorder.run``."""
     prepare = {name: preprocessor(spec) for name, (_, spec) in models.items()}
     logits: dict[str, list[Logits]] = {name: [] for name in models}
     nbytes, signatures, exits = [], [], []

@@ -15,7 +15,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.media import recording
 from cachenet.simulator.report import comparison
 from cachenet.simulator.report.comparison import Setup
-from cachenet.simulator.traces.trace import record_directory, record_streams
+from cachenet.simulator.traces.trace import Recorder, record_directory, record_streams
 
 FRAMES = 40
 
@@ -36,8 +36,9 @@ def bundle() -> Bundle:
 def test_a_stream_on_disk_gives_the_trace_of_the_generated_stream(directory: Path, bundle: Bundle) -> None:
     base = bundle.manifest.only("base")
     models = {name: one for name, one in traces.open_models(bundle).items() if name == base}
-    from_disk = record_directory(directory, bundle.manifest.labels, models, base)
-    [generated] = record_streams("held", [3], FRAMES, sample.load(), models, base)
+    recorder = Recorder(bundle, models, base)
+    from_disk = record_directory(directory, bundle.manifest.labels, recorder)
+    [generated] = record_streams("held", [3], FRAMES, sample.load(), recorder)
     assert from_disk.truth is not None and generated.truth is not None
     np.testing.assert_array_equal(from_disk.truth, generated.truth)
     np.testing.assert_array_equal(from_disk.pictures.logits[base], generated.pictures.logits[base])
