@@ -17,11 +17,11 @@ from benchmarks.literature.feature_compression.autoencoder import Autoencoder, S
 from benchmarks.literature.feature_compression.bandwidth import Sent, ratios
 from benchmarks.literature.feature_compression.codec import Codec, Integers
 from benchmarks.literature.feature_compression.distil import attention, features_of, logits_of, train
-from benchmarks.literature.feature_compression.split_model import Layers
 from benchmarks.literature.feature_compression.task import PAPER, Images, Task, names
 from benchmarks.literature.row import Inputs, Measurement, Row
 from cachenet.models.export.cost import Cost, macs
 from cachenet.models.train.training import bf16_autocast, normalise
+from cachenet.shared.inference.engine import Session
 
 #: Weights of a bit in the loss of ``Transform``, the lowest rate first.
 PENALTIES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -173,14 +173,11 @@ def _product(task: Task, full: npt.NDArray[np.int64]) -> Sent:
 
 def _base(task: Task, full: npt.NDArray[np.int64]) -> Details:
     """Agreement and multiply-adds of the base model, which asks nothing."""
-    model, side = onnx.load(str(task.base)), task.schedule.spec.side
-    network, images = Layers(model), task.measured[0]
-    with torch.no_grad():
-        parts = [
-            network(normalise(images[at : at + _BATCH], task.schedule.spec)).argmax(1).numpy()
-            for at in range(0, len(images), _BATCH)
-        ]
-    return {"macs": macs(model, side), "agreement": round(float((np.concatenate(parts) == full).mean()), 4)}
+    session, images = Session(task.base, "cpu"), task.measured[0]
+    inputs = normalise(images, task.schedule.spec).numpy()
+    labels = np.array([int(session.run(one[None]).argmax()) for one in inputs])
+    work = macs(onnx.load(str(task.base)), task.schedule.spec.side)
+    return {"macs": work, "agreement": round(float((labels == full).mean()), 4)}
 
 
 def _costs(task: Task, coder: Autoencoder) -> tuple[Cost, Cost, Cost]:
