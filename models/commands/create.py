@@ -143,6 +143,10 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         if base is not None:
             spec = parse_preprocessing(settings.base_preprocessing) if settings.base_preprocessing else None
             base_model = external_model.read(base, classifier, spec, classifier.labels if labels else None)
+        if settings.cluster and torch.cuda.is_available():
+            options.refuse(
+                "jobs of --cluster use no GPU, so results would differ; leave it out on a machine with a GPU"
+            )
         config = _config(settings, scenes, classifier.labels)
         with jobs.connected(settings.cluster, settings.threads) as run, options.progress_bar() as progress:
             dataset = options.collect_dataset(classifier, sources, directory, settings.threads, progress)

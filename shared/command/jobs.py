@@ -99,21 +99,31 @@ def _on_ray(ray: Any, threads: int) -> Run:
         function: Callable[[Shared, Argument], Result], shared: Shared, arguments: Iterable[Argument]
     ) -> Iterator[Result]:
         task = ray.remote(_task).options(num_cpus=threads, max_retries=_RETRIES, name=function.__name__)
-        reference = ray.put(pickle.dumps(shared))  # as bytes, because Ray's client server pickles objects again
         here = computes_with()
-        results = [task.remote(function, here, reference, argument) for argument in arguments]
+        with _failures(ray):
+            reference = ray.put(pickle.dumps(shared))  # as bytes, because Ray's client server pickles objects again
+            results = [task.remote(function, here, reference, argument) for argument in arguments]
         return (_result(ray, one) for one in results)
 
     return run
 
 
 def _result(ray: Any, reference: Any) -> Any:
-    """The result of a task. Raises the task's own error, or ``ClusterError`` if the task cannot be run."""
-    try:
+    """The result of a task. Raises the task's own error, or ``ClusterError``."""
+    with _failures(ray):
         return ray.get(reference)
+
+
+@contextmanager
+def _failures(ray: Any) -> Iterator[None]:
+    """Raise the error of a task, or ``ClusterError`` for errors of the cluster and of files on its nodes."""
+    try:
+        yield
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OSError):
+            raise ClusterError(f"a job of the cluster has failed: {_one_line(error.cause)}") from None
         raise error.cause from None
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ConnectionError) as error:
         raise ClusterError(f"a job of the cluster has failed: {_one_line(error)}") from None
 
 
@@ -151,12 +161,12 @@ def _check_address(cluster: str) -> None:
     if cluster == "auto":
         return
     host, _, port = cluster.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise ClusterError(f"cluster {cluster!r} is neither auto nor HOST:PORT nor ray://HOST:PORT")
     try:
-        socket.create_connection((host, int(port)), _CONNECT_S).close()
-    except OSError as error:
-        raise ClusterError(f"cluster {cluster}: {error.strerror or error}") from None
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+        raise ClusterError(f"cluster {cluster}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -44,6 +44,9 @@ _CONNECT_TIMEOUT_S = 3.0
 _RETRY_S = (0.25, 4.0)
 #: First and longest delay before the network loop restarts after an exception, seconds.
 _LOOP_RETRY_S = (0.25, 30.0)
+#: What paho raises for a message while another thread ends its connection. A ``ValueError`` is also a message over the
+#: broker's packet size.
+_NOT_SENT = (AttributeError, OSError, RuntimeError, ValueError)
 #: Most topics with a message on its way that was published with ``single``.
 _MAX_SINGLE = 256
 
@@ -206,7 +209,7 @@ class MqttConnection:
             wait_s: Longest wait for the end of the thread, seconds.
         """
         if farewell is not None and self.connected.is_set():
-            with contextlib.suppress(ValueError, RuntimeError):
+            with contextlib.suppress(*_NOT_SENT):
                 self._client.publish(*farewell, qos=1, retain=True).wait_for_publish(0.5)
         self._client.disconnect()
         ender = threading.Thread(target=self._client.end, daemon=True)
@@ -236,14 +239,15 @@ class MqttConnection:
 
         They come with QoS 1, so that ``receive_maximum`` bounds the copies that the broker has in memory.
         """
-        self._client.subscribe(topic, options=SubscribeOptions(qos=1))
-        self._client.unsubscribe(topic)
+        with contextlib.suppress(*_NOT_SENT):
+            self._client.subscribe(topic, options=SubscribeOptions(qos=1))
+            self._client.unsubscribe(topic)
 
     def round_trip(self, topic: str, payload: bytes, timeout_s: float) -> bool:
         """Publish a message with QoS 1. Returns whether the broker acknowledges it within ``timeout_s`` seconds."""
         if not self.connected.is_set():
             return False
-        with contextlib.suppress(ValueError, RuntimeError):  # disconnected meanwhile
+        with contextlib.suppress(*_NOT_SENT):
             message = self._client.publish(topic, payload, 1)
             message.wait_for_publish(timeout_s)
             return message.is_published()
@@ -287,7 +291,7 @@ class MqttConnection:
             extra.MessageExpiryInterval = expiry_s
         try:
             message = self._client.publish(topic, payload, qos, retain, extra)
-        except ValueError:  # over the broker's packet size
+        except _NOT_SENT:
             return False
         if single:
             self._unsent[topic] = message

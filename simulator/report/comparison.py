@@ -231,34 +231,28 @@ def compare(
     run: jobs.Run = jobs.in_process,
 ) -> Runs:
     """Runs by policy and seed. ``link`` replaces the link of ``setup``; ``run``: where the policies are simulated."""
-    task = progress.add_task("simulating", total=len(setup.seeds))
+    parts = [(place, policy) for place in range(len(setup.seeds)) for policy in setup.policies]
+    task = progress.add_task("simulating", total=len(parts))
     device, server = hardware_profiles.device(setup.device), hardware_profiles.server(setup.server)
     scenario = Scenario(device, link or link_profiles.load(setup.link), server, setup.fps, setup.cold)
-    parts = [
-        (seed, bench.traces[place * setup.devices : (place + 1) * setup.devices])
-        for place, seed in enumerate(setup.seeds)
-    ]
     runs: Runs = {policy: [] for policy in setup.policies}
-    for found in run(_simulate_seed, (replace(bench, traces=[]), setup, scenario), parts):
-        for policy, one in found.items():
-            runs[policy].append(one)
+    for (_, policy), one in zip(parts, run(_simulate, (bench, setup, scenario), parts), strict=True):
+        runs[policy].append(one)
         progress.advance(task)
     progress.remove_task(task)
     return runs
 
 
-def _simulate_seed(shared: tuple[Bench, Setup, Scenario], part: tuple[int, list[Trace]]) -> dict[Policy, Run]:
-    """The run of every policy over the traces of one seed. ``shared``: the bench has no traces of its own."""
-    (bench, setup, scenario), (seed, traces) = shared, part
-    full, device = bench.manifest.only("full"), scenario.device
+def _simulate(shared: tuple[Bench, Setup, Scenario], part: tuple[int, Policy]) -> Run:
+    """The run of a policy over the traces of one seed, which is given by its place."""
+    (bench, setup, scenario), (place, policy) = shared, part
+    seed, full, device = setup.seeds[place], bench.manifest.only("full"), scenario.device
+    traces = bench.traces[place * setup.devices : (place + 1) * setup.devices]
     inputs = [
         policy_inputs(bench, device, setup, trace, f"device-{seed}-{number}") for number, trace in enumerate(traces)
     ]
-    labels = [trace.labels(full) for trace in traces]
-    return {
-        policy: _run(simulate(policy, inputs, scenario, bench.costs[full], seed, setup.replicas), device, labels)
-        for policy in setup.policies
-    }
+    devices = simulate(policy, inputs, scenario, bench.costs[full], seed, setup.replicas)
+    return _run(devices, device, [trace.labels(full) for trace in traces])
 
 
 def policy_inputs(bench: Bench, device: DeviceProfile, setup: Setup, trace: Trace, name: str) -> PolicyInputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -51,17 +52,23 @@ def cluster() -> Iterator[Any]:
 
 
 def dies_once(shared: tuple[Path, Any, Any], argument: Any) -> Any:
-    """Call a function; the first call kills its process."""
+    """Call a function; the first process that has called it is killed before it gives the result."""
     marker, function, own = shared
+    result = function(own, argument)
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return function(own, argument)
+    return result
 
 
 def killing(run: Run, marker: Path) -> Run:
-    """``run``, whose first job is killed in the middle with its worker."""
-    return lambda function, shared, arguments: run(dies_once, (marker, function, shared), arguments)
+    """``run``; of the jobs of each call, one is killed with its worker."""
+    calls = itertools.count()
+
+    def wrapped(function: Any, shared: Any, arguments: Any) -> Any:
+        return run(dies_once, (marker.with_suffix(f".{next(calls)}"), function, shared), arguments)
+
+    return wrapped
 
 
 def refuses(_shared: None, text: str) -> None:
@@ -105,6 +112,6 @@ def test_comparisons_and_builds_are_the_same_on_any_cluster(cluster: Any, tmp_pa
             bundles.append(built(f"cluster-{added}", killing(run, markers[1])))
             with pytest.raises(UserError, match=r"^the task's own error$"):
                 list(run(refuses, None, ["the task's own error"]))
-        assert all(marker.exists() for marker in markers)
+        assert all(len(list(tmp_path.glob(f"{marker.name}.*"))) == 2 for marker in markers), "a kill in each stage"
     assert len(set(results)) == 1
     assert all(one == bundles[0] for one in bundles) and len(bundles[0]) > 2

@@ -49,7 +49,7 @@ def test_a_cluster_without_ray_ends_the_command_with_one_line(monkeypatch: pytes
     assert "'.[cluster]'" in line
 
 
-@pytest.mark.parametrize("address", ["head", "ray://head", "head:0", ":6379", "head:x"])
+@pytest.mark.parametrize("address", ["head", "ray://head", "head:0", ":6379", "head:x", "head:²"])
 def test_an_address_that_is_none_is_refused(address: str, ray: ModuleType) -> None:  # noqa: ARG001
     with pytest.raises(UserError, match="neither auto nor HOST:PORT"), jobs.connected(address):
         pass

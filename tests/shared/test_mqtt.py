@@ -143,6 +143,22 @@ def test_a_connection_that_has_ended_holds_no_open_file(broker: Mosquitto) -> No
         gc.enable()
 
 
+@pytest.mark.parametrize("error", [OSError(9, "Bad file descriptor"), AttributeError("send")])
+def test_a_message_is_dropped_while_another_thread_ends_the_connection(
+    error: Exception, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with link(broker, "ending") as ending:
+        assert ending.connected.wait(WAIT_S)
+
+        def socket_closed(*_: object, **__: object) -> None:
+            raise error  # as paho does
+
+        monkeypatch.setattr(ending._client, "publish", socket_closed)
+        assert not ending.publish("a/b", b"1")
+        assert not ending.round_trip("a/b", b"1", WAIT_S)
+        ending.stop(("a/b", b"last"))
+
+
 @pytest.mark.parametrize("qos", [0, 1])
 def test_messages_published_while_disconnected_are_dropped(broker: Mosquitto, qos: int) -> None:
     inbox = Inbox()
