@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,10 @@ def children(pid: int) -> set[int]:
 def test_an_interrupted_demo_ends_all_its_processes(number: signal.Signals, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command(tmp_path, "--frames", "40"), cwd=ROOT, stdout=out, stderr=out)
+        # A shell has a command that it starts in the background ignore Ctrl-C.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        words = command(tmp_path, "--frames", "40")
+        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out, preexec_fn=heed)  # noqa: PLW1509
     started: set[int] = set()
     try:
         deadline = time.monotonic() + 120

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachenet.models.detect.augment import view
@@ -34,8 +34,9 @@ def objects(draw: st.DrawFn) -> Detections:
 
 
 def centres(found: Detections) -> list[tuple[int, int, int]]:
-    """Label, row and column of the cell of each object."""
-    middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2 * (COLUMNS, ROWS)
+    """Label, row and column of the cell of each object. Edges are scaled in float32: a centre can be between cells."""
+    edges = (found.boxes * np.array([COLUMNS, ROWS, COLUMNS, ROWS], np.float32)).astype(float)
+    middle = (edges[:, :2] + edges[:, 2:]) / 2
     cells = np.minimum(middle.astype(int), (COLUMNS - 1, ROWS - 1))
     return [(label, y, x) for label, (x, y) in zip(found.labels.tolist(), cells.tolist(), strict=True)]
 
@@ -63,6 +64,7 @@ def test_a_decoded_target_is_the_objects_themselves(found: Detections) -> None:
 
 
 @given(objects())
+@example(checked(np.array([[0, 1e-5, 1, 0.99999]], np.float32), [0], [1.0], CLASSES))
 def test_a_target_is_finite_and_weighs_only_cells_near_sure_objects(found: Detections) -> None:
     target = targets(found, 0.4, CLASSES, ROWS, COLUMNS)
     assert np.isfinite(target).all()
