@@ -299,7 +299,7 @@ def train(
         for model in stage:
             networks[model.name] = _train_network(plan, model, starts[model.name], work, progress)
             if model.part is None:
-                weights[model.shape] = {name: one.cpu() for name, one in networks[model.name].state_dict().items()}
+                weights[model.shape] = networks[model.name].state_dict()
     return networks
 
 

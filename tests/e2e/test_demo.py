@@ -87,9 +87,9 @@ def test_an_interrupted_demo_ends_all_its_processes(number: signal.Signals, tmp_
     log = tmp_path / "log"
     with log.open("wb") as out:
         # A shell has a command that it starts in the background ignore Ctrl-C.
-        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         words = command(tmp_path, "--frames", "40")
-        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out, preexec_fn=heed)  # noqa: PLW1509
+        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out, preexec_fn=interruptible)  # noqa: PLW1509
     started: set[int] = set()
     try:
         deadline = time.monotonic() + 120

@@ -30,6 +30,7 @@ import cachenet
 from cachenet.shared.inference.engine import resident_bytes
 from cachenet.simulator.world.processes import free_port
 from tests.bundles import tiny_bundle
+from tests.descriptors import descriptors
 from tests.faults.processes import Killable, broker, end_on_sigterm, server, wait_for_port
 from tests.faults.trend import trend
 
@@ -62,7 +63,7 @@ def reading(store: Path) -> dict[str, float]:
     files = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
     return {
         "resident_bytes": resident_bytes(),
-        "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
+        "descriptors": descriptors(),
         "threads": threading.active_count(),
         "disk_bytes": sum(files),
     }

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from cachenet.shared.command import http_server
 from cachenet.shared.command.http_server import Handler, HttpServer, is_own, own_names
+from tests.descriptors import descriptors
 
 _BOUND_S = 20.0
 _MOST = 4
@@ -69,10 +69,6 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import pytest
 from cachenet.cloud_server.broker.embedded import EmbeddedBroker
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, MqttError, address
 from tests.broker import Mosquitto, free_port
+from tests.descriptors import descriptors
 
 pytestmark = pytest.mark.e2e
 
@@ -129,16 +130,13 @@ def test_it_subscribes_again_after_a_restart_of_the_broker(broker: Mosquitto) ->
 
 
 def test_a_connection_that_has_ended_holds_no_open_file(broker: Mosquitto) -> None:
-    def open_files() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     gc.disable()  # the collector would close what has been left open, some time or other
     try:
-        before = open_files()
+        before = descriptors()
         for number in range(5):
             with link(broker, f"ended{number}") as ended:
                 assert ended.connected.wait(WAIT_S)
-        assert until(lambda: open_files() <= before)
+        assert until(lambda: descriptors() <= before)
     finally:
         gc.enable()
 

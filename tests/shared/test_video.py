@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cachenet.shared.media.video import BadVideo, Video
+from tests.descriptors import descriptors
 from tests.videos import SIZE, clip, damage, space, turn, unit
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "video"
@@ -138,9 +139,9 @@ def test_other_files_are_refused_with_a_reason_and_without_waiting(tmp_path: Pat
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4")
     list(Video(path).frames())
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - of itself
+    before = descriptors()
     for _ in range(3):
         list(Video(path).frames())
         next(video := Video(path).frames())
         video.close()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert descriptors() == before
