@@ -23,8 +23,6 @@ from cachenet.models.export.cost import Cost, macs
 from cachenet.models.train.training import bf16_autocast, normalise
 from cachenet.shared.inference.engine import Session
 
-#: Weights of a bit in the loss of ``Transform``, the lowest rate first.
-PENALTIES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 #: Most bytes, and most points of accuracy lost, of the paper's row.
 MAX_BYTES, MAX_LOSS = 1024, 4.0
 #: Least ratio of the times of questions, and links on which it is measured.
@@ -102,10 +100,10 @@ def _coders(task: Task, inputs: Inputs) -> dict[str, Autoencoder]:
     torch.manual_seed(0)
     selection = Selection(split.shape, order, weights[order], top, task.rates)
     half = order[: len(order) // 2]
-    transform = Transform(split.shape, half, weights[half], task.sent, len(PENALTIES))
+    transform = Transform(split.shape, half, weights[half], task.sent, len(task.penalties))
     coders: dict[str, Autoencoder] = {"selection": selection, "transform": transform}
     for name, coder in coders.items():
-        penalties = torch.tensor(PENALTIES) if name == "transform" else torch.zeros(len(task.rates))
+        penalties = torch.tensor(task.penalties) if name == "transform" else torch.zeros(len(task.rates))
         train(schedule, coder, penalties, work, name, inputs.say)
         coder.eval()
     return coders

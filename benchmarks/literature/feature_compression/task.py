@@ -41,6 +41,7 @@ class Task:
         block: Consecutive measured pictures that depend on each other.
         rates: Channels and bits of each level of ``Selection``.
         sent: Channels that ``Transform`` sends.
+        penalties: Weights of a bit in the loss of ``Transform``, the lowest rate first.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     block: int
     rates: tuple[tuple[int, int], ...]
     sent: int
+    penalties: tuple[float, ...]
 
 
 def names() -> dict[str, Callable[[Inputs], Task]]:
@@ -61,7 +63,7 @@ def names() -> dict[str, Callable[[Inputs], Task]]:
 def cifar10_task(inputs: Inputs) -> Task:
     """The ResNet-18 of the CIFAR-10 bundle, split after its first block."""
     data = cifar_scores.load()
-    count, choice, measured, batch = (64, 32, 48, 16) if inputs.smoke else (2048, 250, 600, 64)
+    count, choice, measured, batch = (64, 32, 48, 16) if inputs.smoke else (10_000, 500, 1000, 64)
     bundle = zoo.find(PAPER)
     split = resnet_part(bundle / "full/1/model.onnx", cifar10.INPUT.side)
     rng = np.random.default_rng(0)
@@ -69,7 +71,7 @@ def cifar10_task(inputs: Inputs) -> Task:
     held, test = (
         part.take(rng.permutation(len(part))[:some]) for part, some in ((data.held_out, choice), (data.test, measured))
     )
-    epochs = (1, 1, 1) if inputs.smoke else (1, 2, 5)
+    epochs = (1, 1, 1) if inputs.smoke else (2, 60, 30)
     schedule = Schedule(split, training, cifar10.INPUT, None, batch, 2 if inputs.smoke else 32, epochs)
     rates = ((1, 4), (1, 8), (2, 4), (4, 4), (8, 4))
     return Task(
@@ -81,6 +83,7 @@ def cifar10_task(inputs: Inputs) -> Task:
         1,
         rates,
         sent=16,
+        penalties=(3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6),  # a picture of its own has more bits than a frame of one camera
     )
 
 
@@ -98,4 +101,6 @@ def state_task(name: str, inputs: Inputs) -> Task:
         SplitModel(onnx.load(str(found.full)), STATE_SITE, INPUT.side), learn, INPUT, camera_augment, *sizes
     )
     rates = ((1, 4), (1, 8), (2, 4), (4, 4))
-    return Task(name, found.base, schedule, (tune, np.full(len(tune), -1)), (play, truth), BLOCK, rates, sent=8)
+    penalties = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+    choice = (tune, np.full(len(tune), -1))
+    return Task(name, found.base, schedule, choice, (play, truth), BLOCK, rates, 8, penalties)
