@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, numpy_helper
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,9 +27,9 @@ from cachenet.models.data.cifar10 import INPUT, Cifar10, Images
 from cachenet.models.export.export import fold
 from cachenet.models.export.onnx_file import copied
 from cachenet.models.train.distill import distillation_loss
-from cachenet.models.train.networks import RESNET18, Block, ResNet, array
+from cachenet.models.train.networks import RESNET18, Block, Network, ResNet, array
 from cachenet.models.train.pair import Shares
-from cachenet.models.train.training import Batch, Recipe, augment, fit, normalise
+from cachenet.models.train.training import Batch, Recipe, augment, bf16_autocast, fit, normalise
 from cachenet.shared.command import atomic_files
 
 #: Images of a checkpoint's training steps.
@@ -48,7 +49,7 @@ Logits = npt.NDArray[np.float32]
 
 def recipe(stages: int) -> Recipe:
     """The training of the pruned network: ``stages`` checkpoints of ``_STAGE`` images."""
-    return Recipe(phases=((stages, 32),), rate=0.01, batch=64, warmup=0.1, cutout=0, seed=31)
+    return Recipe(phases=((stages, 32),), rate=0.02, batch=64, warmup=0.1, cutout=0, seed=31)
 
 
 def residual_part(full: ModelProto) -> ResNet:
@@ -215,7 +216,9 @@ def _pass_through(norm: nn.BatchNorm2d, inputs: Tensor, bias: Tensor) -> None:
     norm.bias.copy_(mean + bias)
 
 
-def distil(small: ResNet, teacher: ResNet, data: Cifar10, stages: int, checkpoint: Path, progress: Progress) -> ResNet:
+def distil(
+    small: ResNet, teacher: ResNet, data: Cifar10, stages: int, checkpoint: Path, say: Callable[[str], None]
+) -> ResNet:
     """Train ``small`` in place on the logits of ``teacher``, continuing from ``checkpoint``."""
     chosen = recipe(stages)
 
@@ -223,12 +226,16 @@ def distil(small: ResNet, teacher: ResNet, data: Cifar10, stages: int, checkpoin
         for _ in range(_STAGE // chosen.batch):
             rows = rng.choice(len(data.train), chosen.batch, replace=False)
             images = augment(data.train.images[rows], rng)
-            with torch.no_grad():
-                target = teacher(normalise(images, INPUT))
+            with torch.no_grad(), bf16_autocast():
+                target = teacher(normalise(images, INPUT)).float()
             yield images, target
 
-    loss = distillation_loss()
-    fit(small, INPUT, chosen, batches, _STAGE // chosen.batch, loss, checkpoint, progress, "pruned")
+    def evaluate(_network: Network) -> dict[str, float]:
+        say(f"distillation: {_STAGE} more of {stages * _STAGE} images are done")
+        return {}
+
+    silent, loss = Progress(console=Console(quiet=True)), distillation_loss()
+    fit(small, INPUT, chosen, batches, _STAGE // chosen.batch, loss, checkpoint, silent, "pruned", evaluate)
     return small.eval()
 
 
