@@ -42,11 +42,14 @@ class PrecisionComparison:
     time: float
 
 
-def int8(model: ModelProto, images: Tensor, operators: Sequence[str] | None = None) -> ModelProto:
+def int8(
+    model: ModelProto, images: Tensor, operators: Sequence[str] | None = None, excluded: Sequence[str] = ()
+) -> ModelProto:
     """Quantise ``model`` with ranges from ``images`` ``(n, 3, h, w)``; keep the metadata.
 
     Args:
         operators: Kinds of operators to quantise; None for all that ONNX Runtime can.
+        excluded: Names of nodes that stay in floating point.
     """
     with tempfile.TemporaryDirectory() as directory, _quiet():
         floats, out = Path(directory, "floats.onnx"), Path(directory, "int8.onnx")
@@ -60,6 +63,7 @@ def int8(model: ModelProto, images: Tensor, operators: Sequence[str] | None = No
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=None if operators is None else list(operators),
+            nodes_to_exclude=list(excluded),
         )
         quantised = onnx.load(str(out))
     del quantised.metadata_props[:]

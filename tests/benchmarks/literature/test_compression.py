@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from benchmarks.literature.compression import detectors, pruning, sparsity
 from benchmarks.literature.compression.detectors import average_precision
@@ -92,6 +93,30 @@ def test_average_precision_falls_with_a_wrong_detection_of_high_score() -> None:
     assert average_precision(np.array(right), 4) == 0.5
 
 
+@pytest.mark.parametrize(("largest", "expected"), [(100.0, ["first", "second"]), (1.0, [])])
+def test_convolutions_of_a_map_with_few_large_values_stay_in_floating_point(
+    largest: float, expected: list[str]
+) -> None:
+    weights = np.full((8, 3, 1, 1), 0.1, np.float32)
+    weights[0] = largest
+    nodes = [
+        helper.make_node("Conv", ["image", "weights"], ["map"], "first"),
+        helper.make_node("Relu", ["map"], ["positive"]),
+        helper.make_node("Conv", ["positive", "others"], ["narrow"], "second"),
+        helper.make_node("Conv", ["narrow", "others"], ["scores"], "third"),
+    ]
+    others = np.concatenate([np.zeros((8, 1, 1, 1)), np.full((8, 7, 1, 1), 0.1)], 1).astype(np.float32)
+    image, scores = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 4, 4])
+        for name, channels in (("image", 3), ("scores", 8))
+    )
+    stored = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(others, "others")]
+    graph = helper.make_graph(nodes, "graph", [image], [scores], stored)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    images = np.random.default_rng(0).random((4, 3, 4, 4), np.float32)
+    assert detectors.wide(model, images) == expected
+
+
 def test_slow_runs_count_for_nothing() -> None:
     assert quicker_half([3.0, 1.0, 99.0, 2.0]) == 1.5
     assert quicker_half([[1.0, 2.0], [3.0, 2.0], [9.0, 99.0], [99.0, 9.0]]) == [2.0, 2.0]
@@ -100,8 +125,9 @@ def test_slow_runs_count_for_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (cache_directory() / "cifar-10").is_dir(), reason="needs CIFAR-10")
 def test_the_row_runs(smoke: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detectors, "VARIANTS", {"convolutions": ("Conv",)})
+    kept = "convolutions of narrow range"
+    monkeypatch.setattr(detectors, "VARIANTS", {kept: detectors.VARIANTS[kept]})
     found = smoke("compression")
     assert {"full", "pruned", "pruned, INT8"} <= set(found["full_model"])
-    assert set(found["detectors"]["person_nano_192"]) == {"convolutions"}
+    assert set(found["detectors"]["person_nano_192"]) == {kept}
     assert "pattern sparsity, residual network" in found["as_they_are"]
