@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from cachenet.models.commands import stages
 from cachenet.shared.bundle.manifest import Bundle
 from tests.hampered import hampered_bundle, pictures
 from tests.recordings import REAL_SESSION, RecordedOptions, RecordedSession
@@ -22,6 +24,14 @@ def recorded_outputs() -> Iterator[None]:
         patch.setattr(onnxruntime, "SessionOptions", RecordedOptions)
         # Commands set one thread for each processor: see ``tests.conftest``.
         patch.setattr(torch, "set_num_threads", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quiet_stages() -> Iterator[None]:
+    """Print no line for a long stage: a slow machine would print one where a test counts lines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "_SHORTEST_S", math.inf)
         yield
 
 

@@ -21,7 +21,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr("cachenet.models.commands.stages._SHORTEST_S", 1.0)  # other tests print no lines of stages
     return Clock()
 
 
