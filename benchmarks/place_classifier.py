@@ -35,7 +35,7 @@ from cachenet.models.certify import traces
 from cachenet.models.data.dataset import Dataset
 from cachenet.models.export.classifier import load_classifier
 from cachenet.models.export.export import export
-from cachenet.models.train import candidates, fine_tune
+from cachenet.models.train import fine_tune, local_networks
 from cachenet.models.train.candidates import TrainedModel
 from cachenet.models.train.networks import Shape
 from cachenet.shared.bundle.manifest import FORMAT, MANIFEST, Bundle, Manifest, Model, file_digest
@@ -118,7 +118,7 @@ def scene(place: Place, video: Path, full: Path, work: Path) -> Scene:
     learn, tune = (real_tasks._part(classifier, part, 1) for part in (other[:learned], other[learned + 10 :]))
     small = TrainedModel("base", "", Shape(*BASE, labels, real_tasks.STEM))
     quiet = Progress(console=Console(quiet=True))
-    network = candidates.train(
+    network = local_networks.train(
         real_tasks._BUILD, Dataset(classifier, learn, tune, tune), [small], full, work / "teacher", quiet
     )["base"]
     files = {name: work / "bundle" / name / "1" / "model.onnx" for name in ("full", "base")}

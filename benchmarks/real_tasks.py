@@ -36,8 +36,8 @@ from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export.classifier import PRESETS, Classifier, load_classifier
 from cachenet.models.export.export import export
 from cachenet.models.export.metadata import format_labels
-from cachenet.models.train import candidates
 from cachenet.models.train import label as labelling
+from cachenet.models.train import local_networks
 from cachenet.models.train.candidates import TrainedModel
 from cachenet.models.train.networks import ResNet, Shape
 from cachenet.models.train.training import Batch, Epoch, Recipe, fit, label_loss
@@ -243,7 +243,7 @@ def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
     classifier = load_classifier(full)
     learn, tune = (_part(classifier, pictures[first:end], threads) for first, end in (clip.learn, clip.tune))
     small = TrainedModel("base", "", Shape(*BASE, len(zone.labels), STEM))
-    trained = candidates.train(_BUILD, Dataset(classifier, learn, tune, tune), [small], full, work, no_progress)
+    trained = local_networks.train(_BUILD, Dataset(classifier, learn, tune, tune), [small], full, work, no_progress)
     _export(trained["base"], zone, base)
     atomic_files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
     atomic_files.write(answers, "".join(f"{one}\n" for one in truth[slice(*clip.play)]).encode())

@@ -20,7 +20,7 @@ from cachenet.models.certify import calibrate, golden_frames
 from cachenet.models.certify.certify import Certification, certify
 from cachenet.models.certify.recertify import with_certified
 from cachenet.models.data.dataset import Dataset
-from cachenet.models.train import candidates, partitions
+from cachenet.models.train import candidates, local_models, partitions, precision
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.command import atomic_files, jobs
 from cachenet.shared.inference.engine import Session
@@ -74,9 +74,9 @@ def _fill(
     scenes = config.scenes * (_DRAWN // len(config.scenes) or 1) if config.scenes else ()
     likely = [partitions.uniform_working_set(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]
     proposed = candidates.propose(config, dataset, likely)
-    made = candidates.build_models(config, dataset, proposed, directory, work, progress, run)
-    precision = candidates.quantise_if_faster(config, dataset, made, directory, work, progress)
-    choice = candidates.select(config, dataset, proposed, made, likely, directory, progress)
+    made = local_models.build_models(config, dataset, proposed, directory, work, progress, run)
+    decision = precision.quantise_if_faster(config, dataset, made, directory, work, progress)
+    choice = local_models.select(config, dataset, proposed, made, likely, directory, progress)
     found = _certified(config, dataset, choice.models, directory, work, progress)
     provenance = {
         "plan": digest(msgspec.json.encode(config)),
@@ -84,7 +84,7 @@ def _fill(
         **({"region": config.region} if config.region else {}),
         **choice.found,
         "base": "trained" if dataset.base is None else "given",
-        "precision": precision,
+        "precision": decision,
         "torch": str(torch.__version__),
     }
     manifest = Manifest(FORMAT, config.name, "classification", classifier.labels, choice.models, provenance)

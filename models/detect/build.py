@@ -33,7 +33,7 @@ from cachenet.models.export import cost
 from cachenet.models.export.classifier import PRESETS
 from cachenet.models.export.detector import DetectorModel, detector_graph
 from cachenet.models.export.metadata import format_labels
-from cachenet.models.train.candidates import LocalModel, manifest_entry
+from cachenet.models.train.local_models import LocalModel, manifest_entry
 from cachenet.models.train.onnx_network import NotTrainable
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.cascade.detect.scene_features import SceneStage

@@ -28,8 +28,9 @@ from cachenet.models.device_submodels import making_room, next_name, without
 from cachenet.models.export import quantise
 from cachenet.models.export.dequantise import dequantised
 from cachenet.models.train import proof
-from cachenet.models.train.candidates import LocalModel, manifest_entry, model_name, properties
+from cachenet.models.train.candidates import model_name
 from cachenet.models.train.distill import distillation_loss
+from cachenet.models.train.local_models import LocalModel, manifest_entry, properties
 from cachenet.models.train.networks import Network
 from cachenet.models.train.onnx_network import NotTrainable, OnnxNetwork
 from cachenet.models.train.proof import Comparison, Side

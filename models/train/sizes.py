@@ -18,8 +18,9 @@ from cachenet.models.certify.recertify import recertify
 from cachenet.models.data.dataset import Dataset
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.export import export
-from cachenet.models.train import candidates, teacher_runtime
-from cachenet.models.train.candidates import LocalModel, TrainedModel
+from cachenet.models.train import candidates, local_models, local_networks, teacher_runtime
+from cachenet.models.train.candidates import TrainedModel
+from cachenet.models.train.local_models import LocalModel
 from cachenet.models.train.networks import ResNet, macs
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
 from cachenet.shared.command import atomic_files
@@ -55,17 +56,17 @@ def add(
 
     directory = results_directory(config.seed, dataset, work)
     wanted = [TrainedModel(name, size, net)]
-    network = candidates.train(config, dataset, wanted, bundle.path(full), directory, progress)[name].eval()
+    network = local_networks.train(config, dataset, wanted, bundle.path(full), directory, progress)[name].eval()
     staged = out.with_name(out.name + ".staged")
     shutil.rmtree(staged, ignore_errors=True)
     try:
         link_models(bundle, manifest.models, staged)
         path = staged / name / "1" / "model.onnx"
-        export(network, path, candidates.properties(manifest.name, classifier.labels, name, spec))
+        export(network, path, local_models.properties(manifest.name, classifier.labels, name, spec))
         quantise.match_precision(bundle.path(base), path, teacher_runtime.calibration_inputs(spec, dataset.tune))
         made = LocalModel(spec, network.parameters_count(), macs(network, spec.size))
         # Certification measures temperature and coverage.
-        model = candidates.manifest_entry(staged, name, "submodel", made, 1.0, (0.0,) * len(classifier.labels))
+        model = local_models.manifest_entry(staged, name, "submodel", made, 1.0, (0.0,) * len(classifier.labels))
         models = {**manifest.models, name: model}
         about = {**manifest.provenance, name: f"from {len(dataset.learn)} frames, {config.epochs} epochs"}
         grown = msgspec.structs.replace(manifest, models=models, provenance=about)

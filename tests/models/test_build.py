@@ -24,6 +24,7 @@ from cachenet.models.cli import app
 from cachenet.models.data import sample
 from cachenet.models.data.dataset import Dataset, collect
 from cachenet.models.data.frames import find
+from cachenet.models.export import quantise
 from cachenet.models.export.classifier import load_classifier
 from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import candidates, partitions
@@ -153,9 +154,9 @@ def test_the_precision_is_decided_once_for_all_resumed_builds(
 ) -> None:
     """Measured times vary, but a resumed build must give the same bundle."""
     config = replace(CONFIG, precision="auto", submodels=0)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.89))
+    monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.89))
     first = make(dataset, tmp_path / "work", tmp_path / "a", config)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.91))
+    monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.91))
     assert digests(make(dataset, tmp_path / "work", tmp_path / "b", config)) == digests(first)
     other = make(dataset, tmp_path / "other", tmp_path / "c", config)
     assert other.manifest.models["base"].sha256 != first.manifest.models["base"].sha256

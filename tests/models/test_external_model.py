@@ -27,7 +27,6 @@ from cachenet.models.data.frames import find
 from cachenet.models.export import external_model, quantise
 from cachenet.models.export.classifier import PRESETS, load_classifier
 from cachenet.models.export.quantise import PrecisionComparison
-from cachenet.models.train import candidates
 from cachenet.models.train.label import label_frames
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import Session
@@ -91,12 +90,12 @@ def test_the_users_base_model_is_the_only_local_model_and_unchanged(
 def test_int8_is_used_if_faster_and_the_decision_is_stored(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float, precision: str
 ) -> None:
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, time))
+    monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, time))
     first = make(dataset, tmp_path)
     assert first.manifest.provenance["precision"].startswith(precision)
     kinds = {node.op_type for node in onnx.load(str(first.path("base"))).graph.node}
     assert ("QuantizeLinear" in kinds) == (precision == "int8")
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 1.45 - time))
+    monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 1.45 - time))
     assert make(dataset, tmp_path).manifest.models["base"].sha256 == first.manifest.models["base"].sha256
 
 
@@ -113,7 +112,7 @@ def test_int8_that_agrees_less_with_the_full_model_is_not_used(
         return other
 
     monkeypatch.setattr(quantise, "int8", changed)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
+    monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     found = make(dataset, tmp_path).manifest.provenance["precision"]
     assert found.startswith("as given; int8 takes 0.50")
     assert "and agrees on 0.0% for " in found and not found.endswith(" 0.0%"), "there was something to lose"
