@@ -43,7 +43,7 @@ _RESAMPLES = 300
 #: Least step of the quantiser, as a multiple of the median of a map's absolute values other than 0, at which a
 #: convolution stays in floating point.
 _WIDE = 0.5
-#: Every so many of the images give the medians.
+#: One image of this number gives the medians.
 _EVERY = 4
 
 
@@ -93,9 +93,9 @@ def wide(model: ModelProto, images: Tensor) -> list[str]:
     """
     graph = quantise.folded(model)
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv" and node.name]
-    given = {one.name for one in graph.graph.input}
+    inputs = {one.name for one in graph.graph.input}
     maps = list(dict.fromkeys(name for node in convolutions for name in (node.input[0], node.output[0])))
-    maps = [name for name in maps if name not in given]
+    maps = [name for name in maps if name not in inputs]
     graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in maps)
     session = ort.InferenceSession(graph.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
     low, high, median = np.full(len(maps), np.inf), np.full(len(maps), -np.inf), np.zeros(len(maps))

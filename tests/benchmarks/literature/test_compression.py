@@ -125,9 +125,9 @@ def test_slow_runs_count_for_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (cache_directory() / "cifar-10").is_dir(), reason="needs CIFAR-10")
 def test_the_row_runs(smoke: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = "convolutions of narrow range"
-    monkeypatch.setattr(detectors, "VARIANTS", {kept: detectors.VARIANTS[kept]})
+    form = "convolutions of narrow range"
+    monkeypatch.setattr(detectors, "VARIANTS", {form: detectors.VARIANTS[form]})
     found = smoke("compression")
     assert {"full", "pruned", "pruned, INT8"} <= set(found["full_model"])
-    assert set(found["detectors"]["person_nano_192"]) == {kept}
+    assert set(found["detectors"]["person_nano_192"]) == {form}
     assert "pattern sparsity, residual network" in found["as_they_are"]
