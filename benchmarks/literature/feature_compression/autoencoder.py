@@ -8,7 +8,6 @@ penalty, as Y. Matsubara et al. (SC2, arXiv 2203.08875) and A. Furutanpey et al.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -168,26 +167,13 @@ class Selection(Autoencoder):
 class Transform(Autoencoder):
     """The improvement: strided convolutions of the important channels, and steps that are learned for each rate."""
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        chosen: Tensor,
-        importance: Tensor,
-        sent: int,
-        levels: int,
-        largest_gain: float = math.e**2,
-    ) -> None:
-        """See ``Autoencoder``.
-
-        Args:
-            largest_gain: Gain of the highest rate before the training; that of the lowest is 1.
-        """
+    def __init__(self, shape: tuple[int, int, int], chosen: Tensor, importance: Tensor, sent: int, levels: int) -> None:
         super().__init__(shape, chosen, importance, sent, levels)
         self.encoder = nn.Sequential(
             nn.Conv2d(len(chosen), 2 * sent, 3, 2, 1), nn.ReLU(), nn.Conv2d(2 * sent, sent, 3, 2, 1)
         )
         self.decoder = Decoder(sent, shape[0], _STRIDE)
-        self.steps = nn.Parameter(torch.linspace(0.0, math.log(largest_gain) / _SPEED, levels)[:, None].repeat(1, sent))
+        self.steps = nn.Parameter(torch.linspace(0.0, 2.0 / _SPEED, levels)[:, None].repeat(1, sent))
 
     def gains(self) -> Tensor:
         return (_SPEED * self.steps).exp()

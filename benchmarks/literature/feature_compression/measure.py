@@ -101,7 +101,7 @@ def _coders(task: Task, inputs: Inputs) -> dict[str, Autoencoder]:
     torch.manual_seed(0)
     selection = Selection(split.shape, order, weights[order], top, task.rates)
     half = order[: len(order) // 2]
-    transform = Transform(split.shape, half, weights[half], task.sent, len(task.penalties), task.largest_gain)
+    transform = Transform(split.shape, half, weights[half], task.sent, len(task.penalties))
     coders: dict[str, Autoencoder] = {"selection": selection, "transform": transform}
     for name, coder in coders.items():
         penalties = torch.tensor(task.penalties) if name == "transform" else torch.zeros(len(task.rates))

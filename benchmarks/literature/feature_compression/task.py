@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +41,6 @@ class Task:
         block: Consecutive measured pictures that depend on each other.
         rates: Channels and bits of each level of ``Selection``.
         sent: Channels that ``Transform`` sends.
-        largest_gain: Gain of the highest rate of ``Transform`` before its training.
         penalties: Weights of a bit in the loss of ``Transform``, the lowest rate first.
     """
 
@@ -54,7 +52,6 @@ class Task:
     block: int
     rates: tuple[tuple[int, int], ...]
     sent: int
-    largest_gain: float
     penalties: tuple[float, ...]
 
 
@@ -74,7 +71,7 @@ def cifar10_task(inputs: Inputs) -> Task:
     held, test = (
         part.take(rng.permutation(len(part))[:some]) for part, some in ((data.held_out, choice), (data.test, measured))
     )
-    epochs = (1, 1, 1) if inputs.smoke else (2, 60, 30)
+    epochs = (1, 1, 1) if inputs.smoke else (2, 60, 60)
     schedule = Schedule(split, training, cifar10.INPUT, None, batch, 2 if inputs.smoke else 32, epochs)
     rates = ((1, 4), (1, 8), (2, 4), (4, 4), (8, 4))
     return Task(
@@ -86,7 +83,6 @@ def cifar10_task(inputs: Inputs) -> Task:
         1,
         rates,
         sent=16,
-        largest_gain=20.0,
         penalties=(3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6),  # a picture of its own has more bits than a frame of one camera
     )
 
@@ -107,4 +103,4 @@ def state_task(name: str, inputs: Inputs) -> Task:
     rates = ((1, 4), (1, 8), (2, 4), (4, 4))
     penalties = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
     choice = (tune, np.full(len(tune), -1))
-    return Task(name, found.base, schedule, choice, (play, truth), BLOCK, rates, 8, math.e**2, penalties)
+    return Task(name, found.base, schedule, choice, (play, truth), BLOCK, rates, 8, penalties)

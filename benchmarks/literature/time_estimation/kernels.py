@@ -32,7 +32,7 @@ class Kernel(NamedTuple):
 
     Attributes:
         kind: Kernels of one kind have one estimator.
-        macs: Multiply-adds.
+        macs: Multiply-adds that ONNX Runtime does: it pads channels to its blocks.
         moved: Bytes of inputs, weights and outputs.
         features: Sizes and attributes; see ``features``.
     """

@@ -57,7 +57,7 @@ class Recording:
 
     @property
     def macs(self) -> float:
-        """Multiply-adds of convolutions and matrix products."""
+        """Multiply-adds of convolutions and matrix products, with those of padded channels."""
         return sum(one.macs for one in self.kernels if not one.kind.endswith("Pool"))
 
 
