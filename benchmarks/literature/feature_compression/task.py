@@ -71,7 +71,7 @@ def cifar10_task(inputs: Inputs) -> Task:
     held, test = (
         part.take(rng.permutation(len(part))[:some]) for part, some in ((data.held_out, choice), (data.test, measured))
     )
-    epochs = (1, 1, 1) if inputs.smoke else (2, 60, 60)
+    epochs = (1, 1, 1) if inputs.smoke else (2, 60, 30)
     schedule = Schedule(split, training, cifar10.INPUT, None, batch, 2 if inputs.smoke else 32, epochs)
     rates = ((1, 4), (1, 8), (2, 4), (4, 4), (8, 4))
     return Task(
