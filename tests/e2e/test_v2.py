@@ -38,7 +38,7 @@ def run(directory: Path, bundle: Bundle, broker: Mosquitto, url: str) -> Iterato
     server = ServerProcess(directory, *flags, "--executor", "v2", "--v2-url", url)
     device = Device(broker.port)
     try:
-        server.wait_for("connected to")
+        device.ready()
         yield server, device, port
         assert "Traceback" not in server.log()
     finally:
