@@ -15,8 +15,6 @@ import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime as ort
 from onnx import ModelProto
 
 from benchmarks.literature.clip import video
@@ -25,11 +23,11 @@ from benchmarks.literature.timing import RUNS, seconds
 from benchmarks.real_tasks import ONE, WALKERS
 from cachenet.models.export import quantise
 from cachenet.models.export.detector import DetectorModel, load_detector
+from cachenet.models.export.graph_edit import ending_in
+from cachenet.models.export.quantise import Tensor
 from cachenet.shared.cascade.detect.detections import Detections, counts, match, pooled_f1
-from cachenet.shared.inference.engine import session_options
+from cachenet.shared.inference.engine import ModelPart
 from cachenet.shared.inference.image import Picture, crop, preprocessor
-
-Tensor = npt.NDArray[np.float32]
 
 NAMES = ("nanodet_plus_m_416", "yolox_nano_416", "fastestdet_352", "person_nano_192")
 #: Frames of each half of a clip: ranges come from the first half, and what is measured from the second.
@@ -43,7 +41,7 @@ _RESAMPLES = 300
 #: Least step of the quantiser, as a multiple of the median of a map's absolute values other than 0, at which a
 #: convolution stays in floating point.
 _WIDE = 0.5
-#: One image of this number gives the medians.
+#: Ranges and medians of maps come from every fourth image.
 _EVERY = 4
 
 
@@ -92,20 +90,17 @@ def wide(model: ModelProto, images: Tensor) -> list[str]:
         images: Prepared pictures ``(n, 3, h, w)``.
     """
     graph = quantise.folded(model)
+    image_name = graph.graph.input[0].name
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv" and node.name]
-    inputs = {one.name for one in graph.graph.input}
-    maps = list(dict.fromkeys(name for node in convolutions for name in (node.input[0], node.output[0])))
-    maps = [name for name in maps if name not in inputs]
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in maps)
-    session = ort.InferenceSession(graph.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
-    low, high, median = np.full(len(maps), np.inf), np.full(len(maps), -np.inf), np.zeros(len(maps))
-    chosen = images[::_EVERY]
+    names = {name for node in convolutions for name in (node.input[0], node.output[0])} - {image_name}
+    network = ModelPart(ending_in(graph, *sorted(names)).SerializeToString(), "detector", "cpu")
+    chosen, measured = images[::_EVERY], []  # for each image and map: least value, largest, median
     for image in chosen:
-        values = session.run(maps, {session.get_inputs()[0].name: image[None]})
-        low = np.minimum(low, [value.min() for value in values])
-        high = np.maximum(high, [value.max() for value in values])
-        median += [np.median(np.abs(value[value != 0])) / len(chosen) for value in values]
-    broad = {name for name, over in zip(maps, (high - low) / 255 > _WIDE * median, strict=True) if over}
+        maps = network.run({image_name: image[None]}).values()
+        measured.append([(one.min(), one.max(), np.median(np.abs(one[one != 0]))) for one in maps])
+    low, high, median = np.moveaxis(np.array(measured), 2, 0)
+    wide_maps = (high.max(0) - low.min(0)) / 255 > _WIDE * median.mean(0)
+    broad = {name for name, over in zip(network.gives, wide_maps, strict=True) if over}
     return [node.name for node in convolutions if broad & {node.input[0], node.output[0]}]
 
 

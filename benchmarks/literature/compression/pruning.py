@@ -18,18 +18,17 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import ModelProto, numpy_helper
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.literature.training import fit
 from cachenet.models.data.cifar10 import INPUT, Cifar10, Images
 from cachenet.models.export.export import fold
 from cachenet.models.export.onnx_file import copied
 from cachenet.models.train.distill import distillation_loss
-from cachenet.models.train.networks import RESNET18, Block, Network, ResNet, array
+from cachenet.models.train.networks import RESNET18, Block, ResNet, array
 from cachenet.models.train.pair import Shares
-from cachenet.models.train.training import Batch, Recipe, augment, bf16_autocast, fit, normalise
+from cachenet.models.train.training import Batch, Recipe, augment, bf16_autocast, normalise
 from cachenet.shared.command import atomic_files
 
 #: Images of a checkpoint's training steps.
@@ -230,12 +229,7 @@ def distil(
                 target = teacher(normalise(images, INPUT)).float()
             yield images, target
 
-    def evaluate(_network: Network) -> dict[str, float]:
-        say(f"distillation: {_STAGE} more of {stages * _STAGE} images are done")
-        return {}
-
-    silent, loss = Progress(console=Console(quiet=True)), distillation_loss()
-    fit(small, INPUT, chosen, batches, _STAGE // chosen.batch, loss, checkpoint, silent, "pruned", evaluate)
+    fit(small, INPUT, chosen, batches, _STAGE // chosen.batch, distillation_loss(), checkpoint, "distillation", say)
     return small.eval()
 
 

@@ -111,8 +111,11 @@ def _full_model(inputs: Inputs) -> dict[str, dict[str, Any]]:
     for name in graphs:
         right = _right(scored[name], test)
         difference = right - full_right[: len(right)]
-        rows[name] = {"faster": took["full"] / took[name], "accuracy": float(right.mean())}
-        rows[name] |= {"points": interval(difference.tolist())}
+        rows[name] = {
+            "faster": took["full"] / took[name],
+            "accuracy": float(right.mean()),
+            "points": interval(difference.tolist()),
+        }
     return rows
 
 

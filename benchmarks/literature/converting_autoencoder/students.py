@@ -10,16 +10,15 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.literature.converting_autoencoder.network import ConvertingAutoencoder
+from benchmarks.literature.training import fit
 from cachenet.models.build_config import key
 from cachenet.models.train.distill import Teacher, distillation_loss
 from cachenet.models.train.networks import Network, ResNet, Shape
-from cachenet.models.train.training import Loss, Recipe, fit, normalise
+from cachenet.models.train.training import Loss, Recipe, normalise
 from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.inference.image import Input, Size
 
@@ -103,25 +102,7 @@ def _fit(
     """Train ``network`` in place; see ``fit``."""
     name = f"{title.replace(' ', '-')}-{key(setup.shape, digest(setup.targets.tobytes()), recipe)}.pt"
     steps = setup.teacher.steps(recipe.batch)
-    say(f"{title}: {recipe.epochs} epochs of {steps} steps")
-    history = fit(
-        network,
-        setup.spec,
-        recipe,
-        setup.teacher.epoch(recipe.batch),
-        steps,
-        loss,
-        work / name,
-        Progress(console=Console(quiet=True)),
-        title,
-        lambda _network: _say(say, title),
-    )
-    say(f"{title}: loss {history[-1]['loss']:.4f}")
-
-
-def _say(say: Callable[[str], None], title: str) -> dict[str, float]:
-    say(f"{title}: an epoch is done")
-    return {}
+    fit(network, setup.spec, recipe, setup.teacher.epoch(recipe.batch), steps, loss, work / name, title, say)
 
 
 def _distillation(classes: int) -> Loss:

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.literature.feature_compression.autoencoder import Autoencoder, ChannelAttention
 from benchmarks.literature.feature_compression.split_model import SplitModel
+from benchmarks.literature.training import fit
 from cachenet.models.train.networks import Network
-from cachenet.models.train.training import Batch, Loss, Recipe, bf16_autocast, fit, normalise
+from cachenet.models.train.training import Batch, Loss, Recipe, bf16_autocast, normalise
 from cachenet.shared.inference.image import Input
 
 Images = npt.NDArray[np.uint8]
@@ -190,14 +189,5 @@ def _fit(
     say: Callable[[str], None],
 ) -> None:
     recipe = replace(_RECIPE, phases=((epochs, schedule.spec.side),), batch=schedule.batch)
-    silent = Progress(console=Console(quiet=True))
-
-    def evaluate(_network: Network) -> dict[str, float]:
-        say(f"{title}: an epoch of {epochs} is done")
-        return {}
-
-    history = fit(
-        network, schedule.spec, recipe, schedule.batches, schedule.steps, loss, checkpoint, silent, title, evaluate
-    )
+    fit(network, schedule.spec, recipe, schedule.batches, schedule.steps, loss, checkpoint, title, say)
     network.eval()
-    say(f"{title}: loss {history[-1]['loss']:.4g} after {epochs} epochs")

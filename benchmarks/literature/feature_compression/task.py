@@ -103,4 +103,4 @@ def state_task(name: str, inputs: Inputs) -> Task:
     rates = ((1, 4), (1, 8), (2, 4), (4, 4))
     penalties = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
     choice = (tune, np.full(len(tune), -1))
-    return Task(name, found.base, schedule, choice, (play, truth), BLOCK, rates, 8, penalties)
+    return Task(name, found.base, schedule, choice, (play, truth), BLOCK, rates, sent=8, penalties=penalties)
